@@ -1,0 +1,54 @@
+"""Generates the Python messages and stubs of protos/ into a folder of the package.
+
+Run by the build as ``python -m smt.serving.protos.generate PROTO_DIR OUT_DIR`` (or as a plain script). protoc writes
+``from smt.v1 import prediction_pb2``, and a path that mirrors the proto's; the stubs live flat in
+``smt.serving.protos`` instead, so that the package ``smt`` has no folder the build owns. Hence the rewrite.
+grpc_tools is imported only when generating: a built installation does not need it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+PROTOS = ("smt/v1/prediction.proto",)
+
+_IMPORT = re.compile(r"^from smt\.v1 import (\w+_pb2)", re.MULTILINE)
+
+
+def generate(proto_dir: Path, out_dir: Path) -> list[Path]:
+    """Writes ``NAME_pb2.py``, ``NAME_pb2.pyi`` and ``NAME_pb2_grpc.py`` for every proto; returns their paths.
+
+    A file whose content did not change keeps its time stamp. Raises FileNotFoundError when a proto is missing and
+    RuntimeError when protoc fails (its own message is on stderr).
+    """
+    from grpc_tools import protoc
+
+    for proto in PROTOS:
+        if not (proto_dir / proto).is_file():
+            raise FileNotFoundError(f"{proto_dir / proto}: no such proto file")
+    # grpc_tools carries the well-known types; a proto of ours may import them.
+    well_known = Path(protoc.__file__).parent / "_proto"
+    written = []
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        outputs = [f"--{kind}_out={scratch}" for kind in ("python", "pyi", "grpc_python")]
+        status = protoc.main(["protoc", f"-I{proto_dir}", f"-I{well_known}", *outputs, *PROTOS])
+        if status != 0:
+            raise RuntimeError(f"protoc ended with status {status} for {', '.join(PROTOS)}")
+        for source in sorted(Path(scratch).rglob("*.py*")):
+            text = _IMPORT.sub(r"from smt.serving.protos import \1", source.read_text())
+            target = out_dir / source.name
+            if not target.is_file() or target.read_text() != text:
+                target.write_text(text)
+            written.append(target)
+    return written
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: generate.py PROTO_DIR OUT_DIR")
+    for path in generate(Path(sys.argv[1]), Path(sys.argv[2])):
+        print(path)
