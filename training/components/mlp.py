@@ -1,0 +1,28 @@
+"""Dense arch and deep arch: a stack of linear layers."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from smt.kernels.mlp import mlp
+from smt.training.components.config import MlpConfig
+
+
+class Mlp(nn.Module):
+    """[B, inputs] -> [B, units[-1]], the activation after every layer."""
+
+    def __init__(self, inputs: int, config: MlpConfig) -> None:
+        super().__init__()
+        widths = [inputs, *config.units]
+        self.activation = config.activation
+        self.weight = nn.ParameterList(
+            nn.Parameter(torch.empty(n, k)) for k, n in zip(widths, widths[1:], strict=False)
+        )
+        self.bias = nn.ParameterList(nn.Parameter(torch.zeros(n)) for n in config.units)
+        self.outputs = config.units[-1]
+        for weight in self.weight:
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return mlp(x, list(self.weight), list(self.bias), self.activation)

@@ -1,0 +1,121 @@
+"""The template as a module: what training differentiates and what the template binary is compiled from."""
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from smt.kernels import KERNEL_VERSION
+from smt.kernels.embedding import pooled_embedding
+from smt.training.components.cross import interaction
+from smt.training.components.mlp import Mlp
+from smt.training.components.mmoe import Mmoe
+from smt.training.components.tower import Towers
+from smt.training.layout import Layout
+
+if TYPE_CHECKING:
+    from smt.training.template import Template
+
+
+class TemplateNet(nn.Module):
+    """Everything between the embeddings and the logits.
+
+    dense arch → concat with the pooled embeddings → interaction → deep arch → shared experts → task heads.
+    Dropout (recipe.dropout) acts on the input and the output of the deep arch, in training only.
+    """
+
+    def __init__(self, template: "Template") -> None:
+        super().__init__()
+        slots, components = template.slots, template.components
+        self.dense_arch = Mlp(slots.dense, components.dense_arch)
+        width = self.dense_arch.outputs + slots.categorical * slots.dim
+        self.interaction = interaction(width, components.interaction)
+        self.deep = Mlp(width, components.deep)
+        self.experts = Mmoe(self.deep.outputs, components.heads.tasks, components.experts)
+        self.heads = Towers(self.experts.outputs, components.heads)
+        self.dropout = nn.Dropout(template.recipe.dropout)
+
+    def forward(self, dense: Tensor, pooled: Tensor) -> Tensor:
+        """dense [B, D] float32, pooled [B, S, dim] float32 -> logits [B, T] float32."""
+        x = torch.cat([self.dense_arch(dense), pooled.flatten(1)], dim=1)
+        x = self.dropout(self.interaction(x))
+        x = self.dropout(self.deep(x))
+        logits: Tensor = self.heads(self.experts(x))
+        return logits
+
+
+class ServingFunction(nn.Module):
+    """The function of (weights, features) that the template binary computes; it holds no weights itself."""
+
+    def __init__(self, template: "Template") -> None:
+        super().__init__()
+        with torch.device("meta"):
+            net = TemplateNet(template).eval()
+        self.layout = _layout_of(net)
+        self.pooling = template.slots.pooling
+        # In a tuple, so that the module does not register it: its meta parameters must not be exported.
+        self._net = (net,)
+
+    def forward(
+        self, slab: Tensor, table: Tensor, dense: Tensor, ids: Tensor, offsets: Tensor, bag_index: Tensor
+    ) -> Tensor:
+        """Scores a batch.
+
+        Args:
+            slab: [layout.elements] float32, the dense weights.
+            table: [R, dim] float32, the embedding tables of the scenario, one after the other.
+            dense: [B, D] float32.
+            ids: [N] int64; offsets: [bags + 1] int64; bag_index: [B, S] int64: see `pooled_embedding`.
+
+        Returns:
+            [B, T] float32 probabilities.
+        """
+        pooled = pooled_embedding(table, ids, offsets, bag_index, self.pooling)
+        logits = torch.func.functional_call(self._net[0], self.layout.views(slab), (dense, pooled))
+        return torch.sigmoid(logits)
+
+
+def serving_function(template: "Template") -> ServingFunction:
+    """The template as a function of (weights, features); see `ServingFunction`."""
+    return ServingFunction(template)
+
+
+def _layout_of(net: TemplateNet) -> Layout:
+    return Layout.of((name, tuple(parameter.shape)) for name, parameter in net.named_parameters())
+
+
+def slab_layout(template: "Template") -> Layout:
+    """Where each dense weight lies in the slab: the parameters of `TemplateNet` in their order."""
+    return serving_function(template).layout
+
+
+def flops_per_row(template: "Template") -> int:
+    """Multiply-adds of one row, counted as two operations each; every matrix of the template is used once per row."""
+    return sum(2 * entry.elements for entry in slab_layout(template).entries if "bias" not in entry.name)
+
+
+def input_signature(template: "Template") -> list[dict[str, Any]]:
+    """Names, dtypes and shapes of the binary's inputs in order; a string is a dynamic dimension."""
+    slots = template.slots
+    return [
+        {"name": "slab", "dtype": "float32", "shape": [slab_layout(template).elements]},
+        {"name": "table", "dtype": "float32", "shape": ["table_rows", slots.dim]},
+        {"name": "dense", "dtype": "float32", "shape": ["rows", slots.dense]},
+        {"name": "ids", "dtype": "int64", "shape": ["ids"]},
+        {"name": "offsets", "dtype": "int64", "shape": ["bags+1"]},
+        {"name": "bag_index", "dtype": "int64", "shape": ["rows", slots.categorical]},
+    ]
+
+
+def abi_hash(template: "Template") -> str:
+    """SHA-256 over everything that a snapshot's weights must agree on with a binary: layout, inputs, function, kernels."""
+    content = {
+        "layout": slab_layout(template).to_json(),
+        "inputs": input_signature(template),
+        "slots": template.slots.model_dump(mode="json"),
+        "components": template.components.model_dump(mode="json"),
+        "kernel_version": KERNEL_VERSION,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
