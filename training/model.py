@@ -110,7 +110,7 @@ def input_signature(template: "Template") -> list[dict[str, Any]]:
 
 
 def abi_hash(template: "Template") -> str:
-    """SHA-256 over everything that a snapshot's weights must agree on with a binary: layout, inputs, function, kernels."""
+    """SHA-256 over all that a snapshot and a binary must agree on: layout, inputs, function, kernel version."""
     content = {
         "layout": slab_layout(template).to_json(),
         "inputs": input_signature(template),

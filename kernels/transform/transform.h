@@ -84,14 +84,14 @@ class FeatureSpec {
 
   int64_t dense_slots() const;
   int64_t categorical_slots() const;
-  int64_t table_rows() const;  // total rows of all categorical features' ranges
+  int64_t table_rows() const;                 // total rows of all categorical features' ranges
   std::span<const InputInfo> inputs() const;  // distinct raw inputs in order of first use
 
   // Validates everything, then transforms. `context` columns hold one row each, `candidates` hold `rows`.
   // local_ids: ids count from 0 in each feature's own table (training) instead of in the pool (serving).
   // Throws InputError and leaves `out` unspecified but reusable.
-  void apply(int64_t rows, std::span<const Column> context, std::span<const Column> candidates,
-             const Limits& limits, Batch& out, bool local_ids = false) const;
+  void apply(int64_t rows, std::span<const Column> context, std::span<const Column> candidates, const Limits& limits,
+             Batch& out, bool local_ids = false) const;
 
  private:
   struct Impl;

@@ -1,5 +1,6 @@
 """Dense arch and deep arch: a stack of linear layers."""
 
+import itertools
 import math
 
 import torch
@@ -16,9 +17,7 @@ class Mlp(nn.Module):
         super().__init__()
         widths = [inputs, *config.units]
         self.activation = config.activation
-        self.weight = nn.ParameterList(
-            nn.Parameter(torch.empty(n, k)) for k, n in zip(widths, widths[1:], strict=False)
-        )
+        self.weight = nn.ParameterList(nn.Parameter(torch.empty(n, k)) for k, n in itertools.pairwise(widths))
         self.bias = nn.ParameterList(nn.Parameter(torch.zeros(n)) for n in config.units)
         self.outputs = config.units[-1]
         for weight in self.weight:

@@ -1,5 +1,6 @@
 """Shared experts with a gate per task (MMoE, doi 10.1145/3219819.3220007)."""
 
+import itertools
 import math
 
 import torch
@@ -17,7 +18,7 @@ class Mmoe(nn.Module):
         widths = [inputs, *config.units]
         self.activation = config.activation
         self.weight = nn.ParameterList(
-            nn.Parameter(torch.empty(config.count, n, k)) for k, n in zip(widths, widths[1:], strict=False)
+            nn.Parameter(torch.empty(config.count, n, k)) for k, n in itertools.pairwise(widths)
         )
         self.bias = nn.ParameterList(nn.Parameter(torch.zeros(config.count, n)) for n in config.units)
         self.gate_weight = nn.Parameter(torch.empty(tasks, config.count, inputs))

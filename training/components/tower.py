@@ -1,5 +1,6 @@
 """Task towers."""
 
+import itertools
 import math
 
 import torch
@@ -17,7 +18,7 @@ class Towers(nn.Module):
         widths = [inputs, *config.units]
         self.activation = config.activation
         self.weight = nn.ParameterList(
-            nn.Parameter(torch.empty(config.tasks, n, k)) for k, n in zip(widths, widths[1:], strict=False)
+            nn.Parameter(torch.empty(config.tasks, n, k)) for k, n in itertools.pairwise(widths)
         )
         self.bias = nn.ParameterList(nn.Parameter(torch.zeros(config.tasks, n)) for n in config.units)
         self.out_weight = nn.Parameter(torch.empty(config.tasks, widths[-1]))
