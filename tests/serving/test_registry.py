@@ -1,0 +1,276 @@
+"""The registry: what is published is complete, verified and ordered, whatever happens beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smt.serving import registry as registry_module
+from smt.serving import storage
+from smt.serving.registry import Registry, RegistryError
+
+ABI = "ab" * 32
+
+
+def draft(scenario: str = "feed", **changes: Any) -> dict[str, Any]:
+    return {
+        "scenario": scenario,
+        "template": {"name": "base", "version": "1.0.0"},
+        "abi_hash": ABI,
+        "dim": 8,
+        "tasks": [{"name": "click", "head": 0}],
+        "features": {"format": 1},
+        "lineage": {"epoch": 3},
+        **changes,
+    }
+
+
+def binary_draft() -> dict[str, Any]:
+    return {
+        "template": {"name": "base", "version": "1.0.0"},
+        "abi_hash": ABI,
+        "target": "cpu",
+        "isa": "avx2",
+        "inputs": [{"name": "dense", "dtype": "float32", "shape": ["rows", 4]}],
+        "outputs": [{"name": "probabilities", "dtype": "float32", "shape": ["rows", 2]}],
+        "layout": [{"name": "w", "dtype": "float32", "shape": [4, 2], "offset": 0}],
+        "slab_elements": 16,
+        "dim": 8,
+        "tasks": 2,
+        "dense_slots": 4,
+        "categorical_slots": 3,
+        "torch": "2.13.0",
+        "kernel_version": 1,
+    }
+
+
+@pytest.fixture(params=["local", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "registry") if request.param == "local" else f"memory://{uuid.uuid4().hex}/registry"
+
+
+def test_publish_and_read(url: str) -> None:
+    registry = Registry(url)
+    assert registry.scenarios() == []
+    assert registry.current("feed") is None
+    first = registry.publish_snapshot(draft(), {"weights.safetensors": b"one"})
+    second = registry.publish_snapshot(draft(), {"weights.safetensors": b"two"})
+    assert registry.scenarios() == ["feed"]
+    assert registry.versions("feed") == [first.version, second.version]
+    assert registry.current("feed") == second.version
+    assert registry.verify("feed") == second
+    assert registry.verify("feed", first.version) == first
+    assert first.lineage["parent"] is None
+    assert second.lineage["parent"] == first.version
+    assert second.lineage["epoch"] == 3
+    assert registry.read_snapshot_file(first, "weights.safetensors") == b"one"
+
+
+def test_publishing_the_same_content_again_is_a_new_version(url: str) -> None:
+    registry = Registry(url)
+    versions = [registry.publish_snapshot(draft(), {"weights.safetensors": b"same"}) for _ in range(3)]
+    assert registry.versions("feed") == [manifest.version for manifest in versions]
+    assert len({manifest.version for manifest in versions}) == 3
+    assert len({manifest.files["weights.safetensors"].sha256 for manifest in versions}) == 1
+
+
+def test_versions_increase_when_the_clock_goes_back(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(url)
+    first = registry.publish_snapshot(draft(), {"weights.safetensors": b"one"})
+
+    class EarlierClock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) - timedelta(days=40)
+
+    monkeypatch.setattr(registry_module, "datetime", EarlierClock)
+    second = registry.publish_snapshot(draft(), {"weights.safetensors": b"two"})
+    assert second.version > first.version
+    assert registry.current("feed") == second.version
+
+
+def test_going_back_to_an_old_version(url: str) -> None:
+    registry = Registry(url)
+    first = registry.publish_snapshot(draft(), {"weights.safetensors": b"one"})
+    registry.publish_snapshot(draft(), {"weights.safetensors": b"two"})
+    registry.set_current("feed", first.version)
+    assert registry.current("feed") == first.version
+    with pytest.raises(RegistryError, match="no such file"):
+        registry.set_current("feed", "20200101-000000-000-00000000")
+    assert registry.current("feed") == first.version
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda folder: _flip(folder / "weights.safetensors"),
+            r"weights\.safetensors: SHA-256 is .*; the manifest says",
+        ),
+        (lambda folder: _truncate(folder / "weights.safetensors"), r"weights\.safetensors: 2 bytes; .* says 3"),
+        (lambda folder: _flip(folder / "manifest.json"), r"manifest\.json: SHA-256 is .*; manifest\.sha256 says"),
+        (lambda folder: _truncate(folder / "manifest.json"), r"manifest\.json: SHA-256 is"),
+        (lambda folder: _flip(folder / "manifest.sha256"), r"manifest\.json: SHA-256 is"),
+        (lambda folder: os.unlink(folder / "manifest.json"), r"manifest\.json: no such file"),
+        (lambda folder: os.unlink(folder / "weights.safetensors"), r"weights\.safetensors: no such file"),
+        (lambda folder: _reseal(folder, abi_hash="zz"), r"manifest\.json: abi_hash: .*'zz' is not a SHA-256"),
+        (lambda folder: _reseal(folder, format=2), r"manifest\.json: format: "),
+        (lambda folder: _reseal(folder, scenario="other"), r"manifest\.json: is of other/.*; its place says feed/"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, damage: Any, message: str) -> None:
+    registry = Registry(tmp_path)
+    manifest = registry.publish_snapshot(draft(), {"weights.safetensors": b"one"})
+    damage(tmp_path / "scenarios/feed/versions" / manifest.version)
+    with pytest.raises(RegistryError, match=message):
+        registry.verify("feed")
+
+
+def test_damaged_current_is_named(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.publish_snapshot(draft(), {"weights.safetensors": b"one"})
+    (tmp_path / "scenarios/feed/current").write_text("../../etc\n")
+    with pytest.raises(RegistryError, match=r"current: found '../../etc'; expected a version"):
+        registry.current("feed")
+
+
+@pytest.mark.parametrize("scenario", ["", "Feed", "a/b", "..", "a" * 65, "a b", "é"])
+def test_names_are_checked(tmp_path: Path, scenario: str) -> None:
+    registry = Registry(tmp_path)
+    with pytest.raises(RegistryError, match="expected 1 to 64 of the characters"):
+        registry.publish_snapshot(draft(scenario), {"weights.safetensors": b"one"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_url() -> None:
+    with pytest.raises(RegistryError, match="nosuch"):
+        Registry("nosuch://somewhere")
+
+
+def test_read_only_registry_is_named(tmp_path: Path) -> None:
+    (tmp_path / "scenarios").write_text("a file where a folder should be")
+    with pytest.raises(RegistryError, match="scenarios"):
+        Registry(tmp_path).publish_snapshot(draft(), {"weights.safetensors": b"one"})
+
+
+@pytest.mark.parametrize("last_step", ["add", "commit", "current"])
+def test_killed_publication_leaves_nothing_that_counts(tmp_path: Path, last_step: str) -> None:
+    registry = Registry(tmp_path)
+    first = registry.publish_snapshot(draft(), {"weights.safetensors": b"one"})
+    process = multiprocessing.get_context("spawn").Process(target=_publish_and_die, args=(str(tmp_path), last_step))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 9
+    assert registry.current("feed") == first.version
+    complete = 2 if last_step == "current" else 1  # renamed, but `current` was not reached yet
+    assert len(registry.versions("feed")) == complete
+    for version in registry.versions("feed"):
+        registry.verify("feed", version)
+    # The lock died with its holder, and the next publication goes through.
+    second = registry.publish_snapshot(draft(), {"weights.safetensors": b"two"})
+    assert registry.current("feed") == second.version == registry.versions("feed")[-1]
+
+
+def test_old_leftovers_are_removed_and_young_ones_kept(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    versions = tmp_path / "scenarios/feed/versions"
+    for name, age in ((".tmp-old", 2 * storage.STALE_SECONDS), (".tmp-young", 60.0)):
+        (versions / name).mkdir(parents=True)
+        (versions / name / "weights.safetensors").write_bytes(b"half")
+        moment = datetime.now(UTC).timestamp() - age
+        os.utime(versions / name, (moment, moment))
+    registry.publish_snapshot(draft(), {"weights.safetensors": b"one"})
+    assert [path.name for path in versions.glob(".tmp-*")] == [".tmp-young"]
+
+
+def test_two_publishers_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(2)
+    publishers = [context.Process(target=_publish_many, args=(str(tmp_path), name, start)) for name in ("a", "b")]
+    for process in publishers:
+        process.start()
+    for process in publishers:
+        process.join(120)
+    assert [process.exitcode for process in publishers] == [0, 0]
+    registry = Registry(tmp_path)
+    versions = registry.versions("feed")
+    assert len(versions) == 40
+    assert registry.current("feed") == versions[-1]
+    manifests = [registry.verify("feed", version) for version in versions]
+    # Each was published on top of the one before it: no publication overtook another.
+    assert [manifest.lineage["parent"] for manifest in manifests] == [None, *versions[:-1]]
+    by = {name: [m.lineage["number"] for m in manifests if m.lineage["by"] == name] for name in ("a", "b")}
+    assert by == {"a": list(range(20)), "b": list(range(20))}
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_binaries(url: str, tmp_path: Path) -> None:
+    registry = Registry(url)
+    assert registry.binaries() == []
+    assert registry.binary("base", ABI, "cpu") is None
+    source = tmp_path / "model.pt2"
+    source.write_bytes(b"code")
+    first = registry.publish_binary(binary_draft(), {"model.pt2": source, "model.onnx": b"graph"})
+    assert registry.binaries() == [first]
+    registry.verify_binary(first)
+    assert registry.fetch_binary_file(first, "model.pt2", tmp_path / "cache").read_bytes() == b"code"
+    second = registry.publish_binary(binary_draft(), {"model.pt2": b"better code", "model.onnx": b"graph"})
+    assert registry.binaries() == [second]
+    registry.verify_binary(second)
+    with pytest.raises(RegistryError, match=r"model\.pt2: 11 bytes; the manifest says 4"):
+        registry.fetch_binary_file(first, "model.pt2", tmp_path / "cache")
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _reseal(folder: Path, **changes: Any) -> None:
+    """Changes the manifest and makes its checksum agree."""
+    content = json.dumps({**json.loads((folder / "manifest.json").read_text()), **changes}).encode()
+    (folder / "manifest.json").write_bytes(content)
+    (folder / "manifest.sha256").write_text(hashlib.sha256(content).hexdigest() + "\n")
+
+
+def _publish_and_die(root: str, step: str) -> None:
+    def die(*args: Any, **kwargs: Any) -> Any:
+        os._exit(9)
+
+    if step == "add":
+        storage.LocalStage.add = _then(storage.LocalStage.add, die)  # type: ignore[method-assign]
+    elif step == "commit":
+        storage.LocalStage.commit = die  # type: ignore[method-assign]
+    else:
+        storage.LocalStorage.replace_text = die  # type: ignore[method-assign]
+    Registry(root).publish_snapshot(draft(), {"weights.safetensors": b"never seen"})
+
+
+def _then(action: Any, after: Any) -> Any:
+    def both(*args: Any, **kwargs: Any) -> Any:
+        action(*args, **kwargs)
+        after()
+
+    return both
+
+
+def _publish_many(root: str, name: str, start: Any) -> None:
+    registry = Registry(root)
+    start.wait(60)
+    for number in range(20):
+        registry.publish_snapshot(
+            draft(lineage={"by": name, "number": number}), {"weights.safetensors": f"{name}{number}".encode()}
+        )
