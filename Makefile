@@ -1,0 +1,92 @@
+# Two commands do everything: `make demo` and `make test`. Each sets up what it needs and is quick the second time.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= $(shell nproc)
+# cpu or cuda: which pinned requirements to install.
+DEVICE ?= cpu
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+CPP_SOURCES = $(shell git ls-files '*.cc' '*.h' '*.proto' '*CMakeLists.txt')
+PY_SOURCES = $(shell git ls-files 'kernels/*.py' 'training/*.py' 'serving/*.py' 'kernels/*.pyi')
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: build/.installed  ## Install system packages where missing, .venv, dependencies, and build the server
+
+demo: build/.installed  ## Train, compile, publish, serve and hot-swap four scenarios on Census-Income
+	$(BIN)/python -m examples.census.demo
+
+test: lint build/.tests-built  ## Lint, type-check, C++ tests, Python tests
+	ctest --test-dir build/tests --output-on-failure --timeout 120
+	$(BIN)/python -m pytest
+
+lint: build/.installed build/typing  ## ruff, mypy --strict, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd build/typing && MYPYPATH=$(CURDIR)/build/typing ../../$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
+	    --cache-dir $(CURDIR)/build/mypy -p smt.kernels -p smt.training -p smt.serving -p examples
+	git ls-files '*.cc' '*.h' | xargs -r clang-format --dry-run --Werror
+
+asan tsan: build/.installed  ## C++ tests under AddressSanitizer + UBSan, or ThreadSanitizer
+	cmake -S . -B build/$@ -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSMT_BUILD_TESTS=ON \
+	    -DSMT_SANITIZE=$(if $(filter asan,$@),address,thread) -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
+	cmake --build build/$@ -j $(JOBS)
+	TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1" ASAN_OPTIONS="detect_leaks=1" \
+	    ctest --test-dir build/$@ --output-on-failure --timeout 600
+
+format:  ## Rewrite Python and C++ sources in the project's format
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+	git ls-files '*.cc' '*.h' | xargs -r clang-format -i
+
+tables: build/.installed  ## Regenerate the README's tables from bench/results
+	$(BIN)/python -m bench.tables README.md
+
+clean:  ## Remove everything that was built (keeps .venv)
+	rm -rf build
+
+# --- set-up: each step leaves a stamp, so that the second run skips it ---
+
+build/.apt: requirements/apt.txt
+	@mkdir -p build
+	@missing=$$(grep -v '^#' $< | while read -r p; do \
+	    [ "$$(dpkg-query -W -f='$${Status}' "$$p" 2>/dev/null)" = "install ok installed" ] || echo "$$p"; done | xargs); \
+	if [ -n "$$missing" ]; then \
+	    if [ "$$(id -u)" != 0 ]; then \
+	        echo "Missing system packages; run as root: apt-get install $$missing" >&2; exit 1; fi; \
+	    echo "Installing system packages: $$missing"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+	@touch $@
+
+build/.deps: build/.apt requirements/$(DEVICE).txt requirements/torchrec.txt
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements/$(DEVICE).txt
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements/torchrec.txt
+	@touch $@
+
+build/.installed: build/.deps pyproject.toml $(CPP_SOURCES) $(PY_SOURCES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+	@touch $@
+
+build/.tests-built: build/.installed $(CPP_SOURCES) $(shell git ls-files 'tests/*.cc')
+	cmake -S . -B build/tests -G Ninja -DCMAKE_BUILD_TYPE=Release -DSMT_BUILD_TESTS=ON \
+	    -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python > build/tests-configure.log || { cat build/tests-configure.log; exit 1; }
+	cmake --build build/tests -j $(JOBS)
+	@touch $@
+
+# mypy looks at the sources under their import names; the generated stubs come from the build.
+build/typing: build/.installed
+	@mkdir -p $@/smt
+	@for d in kernels training serving; do ln -sfn ../../../$$d $@/smt/$$d; done
+	@ln -sfn ../../examples $@/examples
+	@touch $@
+
+.PHONY: help setup demo test lint asan tsan format tables clean
