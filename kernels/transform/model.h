@@ -1,0 +1,96 @@
+// A parsed FeatureSpec, as apply() wants it: inputs by position, defaults already encoded.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "transform.h"
+#include "vocabulary.h"
+
+namespace smt::transform {
+
+enum class InputType { kNumber, kInt, kString };
+
+// A raw column that one or more features read.
+struct Input {
+  std::string name;
+  InputType type = InputType::kNumber;
+  bool required = false;
+  bool multi_valued = true;  // every feature that reads it accepts lists
+};
+
+struct Step {
+  enum class Op { kLog, kClip, kNormalise };
+  Op op;
+  double first = 0;   // clip: low;  normalise: mean
+  double second = 0;  // clip: high; normalise: standard deviation
+};
+
+struct DenseFeature {
+  size_t input;
+  int64_t slot;
+  std::vector<Step> steps;
+  float missing;  // what a missing value becomes
+};
+
+struct StringVocabulary {
+  StringTable table;
+};
+struct IntVocabulary {
+  IntTable table;
+};
+struct Buckets {
+  std::vector<double> boundaries;
+};
+struct HashBuckets {
+  uint64_t size;
+  uint64_t seed;
+};
+using Encoder = std::variant<StringVocabulary, IntVocabulary, Buckets, HashBuckets>;
+
+struct CategoricalFeature {
+  size_t input;
+  int64_t slot;
+  int64_t first_row;
+  bool multi_valued;
+  int64_t max_length;
+  int64_t missing;  // local row of a missing value; not used when multi_valued
+  Encoder encoder;
+};
+
+struct Model {
+  int64_t dense_slots = 0;
+  int64_t categorical_slots = 0;
+  int64_t table_rows = 0;
+  std::vector<Input> inputs;
+  StringTable input_positions;
+  std::vector<DenseFeature> dense;
+  std::vector<CategoricalFeature> categorical;
+};
+
+// An input's column as sent; null when an optional input is absent.
+struct Bound {
+  const Column* column = nullptr;
+  bool context = false;
+};
+
+// spec.cc. Throws SpecError.
+Model parse_model(std::string_view json);
+
+// validate.cc: checks every column against the model and returns one Bound per input. Throws InputError.
+std::vector<Bound> bind(const Model& model, int64_t rows, std::span<const Column> context,
+                        std::span<const Column> candidates, const Limits& limits);
+
+// encode.cc.
+float transform_dense(const std::vector<Step>& steps, double value);
+int64_t encode_value(const Encoder& encoder, double value);            // Buckets
+int64_t encode_value(const Encoder& encoder, int64_t value);           // IntVocabulary, HashBuckets, Buckets
+int64_t encode_value(const Encoder& encoder, std::string_view value);  // StringVocabulary, HashBuckets
+void encode(const Model& model, const std::vector<Bound>& bound, int64_t rows, bool local_ids, Batch& out);
+
+std::string_view type_name(InputType type);
+
+}  // namespace smt::transform
