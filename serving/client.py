@@ -1,0 +1,354 @@
+"""Clients of the prediction service.
+
+    from smt.serving.client import Client
+
+    with Client("127.0.0.1:8500") as client:
+        prediction = client.predict("income_workers", {"age": [37, 52], "education": ["Bachelors", None]})
+        prediction["income"]          # float32 [2]
+        prediction.version            # the snapshot that computed all of it
+        client.predict_table("income_workers", pyarrow.parquet.read_table("rows.parquet"))
+
+`AsyncClient` has the same methods for asyncio. What counts as a missing value is told in encode.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from smt.serving.encode import Data
+from smt.serving.protos import prediction_pb2 as pb
+from smt.serving.protos import prediction_pb2_grpc as pb_grpc
+from smt.serving.request import (
+    CHANNEL_OPTIONS,
+    HEALTH_STATES,
+    PredictError,
+    Prediction,
+    Query,
+    TableBuilder,
+    TablePrediction,
+    from_rpc_error,
+    health_call,
+)
+
+__all__ = ["AsyncClient", "Client", "PredictError", "Prediction", "TablePrediction"]
+
+DEFAULT_TIMEOUT = 10.0
+
+_Stub: Any = pb_grpc.PredictionServiceStub  # generated without types
+
+
+class _Base:
+    """What both clients know: where the server is, and the scenarios' metadata seen so far."""
+
+    def __init__(self, target: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        self.target = target
+        self.timeout = timeout
+        self._metadata: dict[str, pb.ScenarioMetadata] = {}
+        self._server: pb.ServerMetadata | None = None
+
+    def _finish(self, query: Query, response: pb.PredictResponse) -> Prediction:
+        known = self._metadata.get(query.scenario)
+        if known is not None and known.version != response.version:
+            del self._metadata[query.scenario]  # another version may read other inputs: ask again next time
+        return Prediction.from_response(response, query.rows)
+
+    def _tasks(self, query: Query) -> list[str]:
+        return query.tasks or list(query.metadata.tasks if query.metadata is not None else ())
+
+    def _changed(self, query: Query, fresh: pb.ScenarioMetadata) -> bool:
+        """Whether a refused request was built from metadata that no longer holds."""
+        return query.metadata is not None and list(query.metadata.inputs) != list(fresh.inputs)
+
+
+class Client(_Base):
+    """Blocking client; safe to share between threads.
+
+    Args:
+        target: "host:port".
+        timeout: seconds that a call may take, where the call itself does not say.
+        credentials: for TLS; None for a plain connection.
+    """
+
+    def __init__(
+        self, target: str, *, timeout: float = DEFAULT_TIMEOUT, credentials: grpc.ChannelCredentials | None = None
+    ) -> None:
+        super().__init__(target, timeout=timeout)
+        self._channel = (
+            grpc.secure_channel(target, credentials, CHANNEL_OPTIONS)
+            if credentials is not None
+            else grpc.insecure_channel(target, CHANNEL_OPTIONS)
+        )
+        self._stub: Any = _Stub(self._channel)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def predict(
+        self,
+        scenario: str,
+        candidates: Data | None = None,
+        context: Data | None = None,
+        *,
+        tasks: Sequence[str] | None = None,
+        version: str | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+        rows: int | None = None,
+    ) -> Prediction:
+        """Scores the candidates of one request.
+
+        Args:
+            candidates: the candidates' features: a mapping from name to a list or array with one entry per row, a
+                pandas DataFrame, or a pyarrow Table or RecordBatch. Of a mapping everything is sent; of tabular data
+                the columns that the scenario reads. Multi-valued features hold a list in every row.
+            context: features that all candidates share, in the same forms with one row, or as bare values.
+            tasks: tasks to return; default: all.
+            version: accept only scores of this snapshot version.
+            request_id: echoed in the response and in the server's log.
+            timeout: seconds; default: the client's.
+            rows: number of candidates, needed only if there are no candidate features.
+
+        Raises:
+            PredictError: with the status code and the message that names the feature at fault.
+        """
+        query = Query(scenario, candidates, context, tasks=tasks, version=version, request_id=request_id, rows=rows)
+        if query.needs_metadata:
+            query = query.resolved(self._scenario(scenario, timeout))
+        return self._result(query, self._stub.Predict.future(query.message(), timeout=timeout or self.timeout), timeout)
+
+    def predict_table(
+        self,
+        scenario: str,
+        table: Data,
+        context: Data | None = None,
+        *,
+        tasks: Sequence[str] | None = None,
+        version: str | None = None,
+        timeout: float | None = None,
+        max_rows: int | None = None,
+        in_flight: int = 4,
+        progress: Callable[[int], None] | None = None,
+    ) -> TablePrediction:
+        """Scores any number of rows, in requests of as many rows and bytes as the server takes.
+
+        Args:
+            table: as `candidates` of `predict`.
+            max_rows: rows per request; default and upper bound: the server's limit.
+            in_flight: requests under way at once.
+            progress: called with the number of rows of each request that came back.
+
+        Returns:
+            Scores of all rows in order, and how many rows each snapshot version computed (more than one if the
+            server changed versions meanwhile; `version` pins it).
+
+        Raises:
+            PredictError: as `predict`; nothing is returned unless every row was scored.
+        """
+        server = self._limits(timeout)
+        query = Query(scenario, table, context, tasks=tasks, version=version)
+        query = query.resolved(self._scenario(scenario, timeout))
+        builder = TableBuilder(query.rows, self._tasks(query), progress)
+        pending: deque[tuple[Query, Any]] = deque()
+        try:
+            for part in query.parts(min(max_rows or server.max_rows, server.max_rows), server.max_message_bytes):
+                future = self._stub.Predict.future(part.message(), timeout=timeout or self.timeout)
+                pending.append((part, future))
+                if len(pending) >= in_flight:
+                    builder.add(self._result(*pending.popleft(), timeout))
+            while pending:
+                builder.add(self._result(*pending.popleft(), timeout))
+        finally:
+            for _, future in pending:
+                future.cancel()
+        return builder.build()
+
+    def list_scenarios(self, *, timeout: float | None = None) -> list[pb.ScenarioStatus]:
+        """Every scenario of the server's registry: what is served, what was refused and why."""
+        return list(self._call(self._stub.ListScenarios, pb.ListScenariosRequest(), timeout).scenarios)
+
+    def scenario(self, scenario: str, *, timeout: float | None = None) -> pb.ScenarioMetadata:
+        """What the scenario's current snapshot reads and answers, asked anew."""
+        metadata: pb.ScenarioMetadata = self._call(
+            self._stub.GetScenario, pb.GetScenarioRequest(scenario=scenario), timeout
+        )
+        self._metadata[scenario] = metadata
+        return metadata
+
+    def server(self, *, timeout: float | None = None) -> pb.ServerMetadata:
+        """The server's build, limits and template binaries."""
+        self._server = self._call(self._stub.GetServer, pb.GetServerRequest(), timeout)
+        assert self._server is not None
+        return self._server
+
+    def health(self, scenario: str = "", *, timeout: float | None = None) -> str:
+        """SERVING, NOT_SERVING or SERVICE_UNKNOWN, of one scenario or (default) of the server."""
+        method, request = health_call(self._channel, scenario)
+        try:
+            return HEALTH_STATES[self._call(method, request, timeout).status]
+        except PredictError as error:
+            if error.code is grpc.StatusCode.NOT_FOUND:
+                return "SERVICE_UNKNOWN"
+            raise
+
+    def _result(self, query: Query, future: Any, timeout: float | None) -> Prediction:
+        """Waits for the answer; asks again if the scenario has come to read other inputs meanwhile."""
+        try:
+            return self._finish(query, future.result())
+        except grpc.RpcError as error:
+            failure = from_rpc_error(error, self.target)
+            if query.metadata is None or failure.code is not grpc.StatusCode.INVALID_ARGUMENT:
+                raise failure from error
+            fresh = self.scenario(query.scenario, timeout=timeout)
+            if not self._changed(query, fresh):
+                raise failure from error
+        query = query.resolved(fresh)
+        return self._finish(query, self._call(self._stub.Predict, query.message(), timeout))
+
+    def _scenario(self, scenario: str, timeout: float | None) -> pb.ScenarioMetadata:
+        return self._metadata.get(scenario) or self.scenario(scenario, timeout=timeout)
+
+    def _limits(self, timeout: float | None) -> pb.ServerMetadata:
+        return self._server or self.server(timeout=timeout)
+
+    def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
+        try:
+            return method(request, timeout=timeout or self.timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.target) from error
+
+
+class AsyncClient(_Base):
+    """asyncio client: `Client`'s methods as coroutines, for use within one event loop."""
+
+    def __init__(
+        self, target: str, *, timeout: float = DEFAULT_TIMEOUT, credentials: grpc.ChannelCredentials | None = None
+    ) -> None:
+        super().__init__(target, timeout=timeout)
+        self._channel = (
+            grpc.aio.secure_channel(target, credentials, CHANNEL_OPTIONS)
+            if credentials is not None
+            else grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
+        )
+        self._stub: Any = _Stub(self._channel)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def predict(
+        self,
+        scenario: str,
+        candidates: Data | None = None,
+        context: Data | None = None,
+        *,
+        tasks: Sequence[str] | None = None,
+        version: str | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+        rows: int | None = None,
+    ) -> Prediction:
+        """See `Client.predict`."""
+        query = Query(scenario, candidates, context, tasks=tasks, version=version, request_id=request_id, rows=rows)
+        if query.needs_metadata:
+            query = query.resolved(await self._scenario(scenario, timeout))
+        return await self._predict(query, timeout)
+
+    async def predict_table(
+        self,
+        scenario: str,
+        table: Data,
+        context: Data | None = None,
+        *,
+        tasks: Sequence[str] | None = None,
+        version: str | None = None,
+        timeout: float | None = None,
+        max_rows: int | None = None,
+        in_flight: int = 4,
+        progress: Callable[[int], None] | None = None,
+    ) -> TablePrediction:
+        """See `Client.predict_table`."""
+        server = self._server or await self.server(timeout=timeout)
+        query = Query(scenario, table, context, tasks=tasks, version=version)
+        query = query.resolved(await self._scenario(scenario, timeout))
+        builder = TableBuilder(query.rows, self._tasks(query), progress)
+        pending: deque[asyncio.Task[Prediction]] = deque()
+        try:
+            for part in query.parts(min(max_rows or server.max_rows, server.max_rows), server.max_message_bytes):
+                pending.append(asyncio.create_task(self._predict(part, timeout)))
+                if len(pending) >= in_flight:
+                    builder.add(await pending.popleft())
+            while pending:
+                builder.add(await pending.popleft())
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+        return builder.build()
+
+    async def list_scenarios(self, *, timeout: float | None = None) -> list[pb.ScenarioStatus]:
+        """See `Client.list_scenarios`."""
+        return list((await self._call(self._stub.ListScenarios, pb.ListScenariosRequest(), timeout)).scenarios)
+
+    async def scenario(self, scenario: str, *, timeout: float | None = None) -> pb.ScenarioMetadata:
+        """See `Client.scenario`."""
+        request = pb.GetScenarioRequest(scenario=scenario)
+        metadata: pb.ScenarioMetadata = await self._call(self._stub.GetScenario, request, timeout)
+        self._metadata[scenario] = metadata
+        return metadata
+
+    async def server(self, *, timeout: float | None = None) -> pb.ServerMetadata:
+        """See `Client.server`."""
+        self._server = await self._call(self._stub.GetServer, pb.GetServerRequest(), timeout)
+        assert self._server is not None
+        return self._server
+
+    async def health(self, scenario: str = "", *, timeout: float | None = None) -> str:
+        """See `Client.health`."""
+        method, request = health_call(self._channel, scenario)
+        try:
+            return HEALTH_STATES[(await self._call(method, request, timeout)).status]
+        except PredictError as error:
+            if error.code is grpc.StatusCode.NOT_FOUND:
+                return "SERVICE_UNKNOWN"
+            raise
+
+    async def _predict(self, query: Query, timeout: float | None) -> Prediction:
+        try:
+            response = await self._call(self._stub.Predict, query.message(), timeout)
+        except PredictError as error:
+            if query.metadata is None or error.code is not grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+            fresh = await self.scenario(query.scenario, timeout=timeout)
+            if not self._changed(query, fresh):
+                raise
+            query = query.resolved(fresh)
+            response = await self._call(self._stub.Predict, query.message(), timeout)
+        return self._finish(query, response)
+
+    async def _scenario(self, scenario: str, timeout: float | None) -> pb.ScenarioMetadata:
+        return self._metadata.get(scenario) or await self.scenario(scenario, timeout=timeout)
+
+    async def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
+        try:
+            return await method(request, timeout=timeout or self.timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.target) from error
