@@ -17,44 +17,40 @@ MARKER = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 def _source(content: dict[str, Any], name: str) -> str:
     device = content["device"]
-    return (
-        f"`bench/results/{name}.json`: {device['cores']} cores of {device['cpu']} "
-        f"({', '.join(device['isa']) or 'no vector extension'}), torch {device['torch']}, commit {content['commit'][:12]}."
-    )
+    isa = ", ".join(device["isa"]) or "no vector extension"
+    machine = f"{device['cores']} cores of {device['cpu']} ({isa}), torch {device['torch']}"
+    return f"From `bench/results/{name}.json`: {machine}, commit {content['commit'][:12]}."
 
 
-def _row(cells: list[Any]) -> str:
-    return (
-        "| "
-        + " | ".join(
-            f"{cell:.4f}" if isinstance(cell, float) else f"{cell:,}" if isinstance(cell, int) else str(cell)
-            for cell in cells
-        )
-        + " |"
-    )
+def _cell(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "**no**"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.4f}" if value == 0 or abs(value) >= 0.01 else f"{value:.1e}"
+        case None:
+            return "-"
+        case _:
+            return str(value)
 
 
 def _table(header: list[str], rows: list[list[Any]]) -> list[str]:
-    return [_row(list(header)), "|" + "---|" * len(header), *map(_row, rows)]
+    lines = [header, ["---"] * len(header), *[[_cell(value) for value in row] for row in rows]]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def demo(content: dict[str, Any]) -> list[str]:
     """Quality per scenario and task, then what the run was asked to show."""
-    lines = _table(
-        ["scenario", "task", "rows", "NE trained", "NE served", "AUC served", "calibration"],
-        [
-            [r["scenario"], r["task"], r["rows"], r["ne_train_side"], r["ne_served"], r["auc_served"], r["calibration"]]
-            for r in content["results"]
-        ],
-    )
-    lines += ["", *_table(
-        ["asked", "measured", "target", "met"],
-        [
-            [t["what"], t["value"] if not isinstance(t["value"], float) else f"{t['value']:.3g}" if abs(t["value"]) < 0.01 else t["value"], f"{t['op']} {t['target']}", "yes" if t["met"] else "**no**"]
-            for t in content["targets"]
-        ],
-    )]  # fmt: skip
-    return lines
+    figures = ["scenario", "task", "rows", "ne_train_side", "ne_served", "auc_served", "calibration"]
+    titles = ["scenario", "task", "rows", "NE in training", "NE served", "AUC served", "calibration"]
+    asked = [[t["what"], t["value"], f"{t['op']} {t['target']}", t["met"]] for t in content["targets"]]
+    return [
+        *_table(["asked", "measured", "target", "met"], asked),
+        "",
+        *_table(titles, [[row[key] for key in figures] for row in content["results"]]),
+    ]
 
 
 TABLES = {"demo": demo}
