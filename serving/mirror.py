@@ -1,0 +1,155 @@
+"""A local copy of a registry behind a URL, for the server to watch.
+
+The files are copied as they are: verifying them, and reporting what does not verify, is the server's business. A
+version is copied whole before `current` names it here, so the server never waits for half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from smt.serving.manifest import NAME_PATTERN, VERSION_PATTERN
+from smt.serving.registry import CHECKSUM, MANIFEST, RegistryError
+from smt.serving.storage import LocalStorage, open_storage
+
+
+def cache_folder(url: str) -> Path:
+    """Where the mirror of a URL is kept from one start to the next."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "smt" / "registries" / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+class MirrorError(RegistryError):
+    """The registry, or a part of it, could not be copied."""
+
+
+class Mirror:
+    """Copies template binaries and current snapshots from `url` into `folder`, which only one process may write."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self._source = open_storage(url)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._copy = LocalStorage(folder)
+        self._folder = folder
+
+    def sync(self) -> list[str]:
+        """Brings the copy up to date; returns what was copied.
+
+        Raises MirrorError for what could not be copied, after everything else was.
+        """
+        done: list[str] = []
+        faults: list[str] = []
+        for kind, sync in (("templates", self._sync_template), ("scenarios", self._sync_scenario)):
+            for name in self._attempt(lambda kind=kind: self._names(kind), faults):
+                done += self._attempt(lambda path=f"{kind}/{name}", sync=sync: sync(path), faults)
+        if faults:
+            raise MirrorError(f"{self._source.root}: {'; '.join(faults)}")
+        return done
+
+    def _attempt(self, action: Callable[[], list[str]], faults: list[str]) -> list[str]:
+        try:
+            return action()
+        except Exception as error:  # each of fsspec's drivers has its own kinds
+            faults.append(f"{type(error).__name__}: {error}")
+            return []
+
+    def _sync_template(self, template: str) -> list[str]:
+        done = []
+        for abi_hash in self._names(template):
+            parent = f"{template}/{abi_hash}"
+            for target in self._names(parent):
+                if MANIFEST not in self._source.names(f"{parent}/{target}"):
+                    continue  # not complete yet
+                if self._local(f"{parent}/{target}/{MANIFEST}") != self._source.read(f"{parent}/{target}/{MANIFEST}"):
+                    self._copy_folder(parent, target)
+                    done.append(f"{parent}/{target}")
+        return done
+
+    def _sync_scenario(self, scenario: str) -> list[str]:
+        if "current" not in self._source.names(scenario):
+            return []
+        done = []
+        current = self._source.read(f"{scenario}/current")
+        before = self._local(f"{scenario}/current")
+        version = current.decode("utf-8", "replace").strip()
+        versions = f"{scenario}/versions"
+        new = re.fullmatch(VERSION_PATTERN, version) is not None and version not in self._copy.names(versions)
+        # A version without its checksum is not complete; that `current` names it already is for the server to say.
+        if new and CHECKSUM in self._source.names(f"{versions}/{version}"):
+            self._copy_folder(versions, version)
+            done.append(f"{versions}/{version}")
+        if current != before:
+            (self._folder / scenario).mkdir(parents=True, exist_ok=True)
+            self._copy.replace_text(f"{scenario}/current", current.decode("utf-8", "replace"))
+            self._prune(versions, {version, (before or b"").decode("utf-8", "replace").strip()})
+        return done
+
+    def _prune(self, versions: str, kept: set[str]) -> None:
+        for name in self._copy.names(versions):
+            if re.fullmatch(VERSION_PATTERN, name) and name not in kept:
+                shutil.rmtree(self._folder / versions / name)
+
+    def _copy_folder(self, parent: str, name: str) -> None:
+        stage = self._copy.stage(parent)
+        try:
+            for file in self._source.names(f"{parent}/{name}"):
+                if not file.startswith("."):
+                    stage.add(file, self._source.read(f"{parent}/{name}/{file}"))
+            stage.commit(name, replace=True)
+        finally:
+            stage.discard()
+
+    def _names(self, path: str) -> list[str]:
+        return [name for name in self._source.names(path) if re.fullmatch(NAME_PATTERN, name)]
+
+    def _local(self, path: str) -> bytes | None:
+        try:
+            return self._copy.read(path)
+        except FileNotFoundError:
+            return None
+
+
+def run_beside(command: Sequence[str], environment: Mapping[str, str], mirror: Mirror, poll_seconds: float) -> int:
+    """Runs the server as a child and the mirror beside it; passes SIGTERM and SIGINT on. Returns its exit status."""
+    ended = threading.Event()
+    child = subprocess.Popen(command, env=environment)
+
+    def forward(number: int, frame: Any) -> None:
+        child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
+
+    def watch() -> None:
+        child.wait()
+        ended.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    fault = ""
+    while not ended.wait(poll_seconds):
+        try:
+            mirror.sync()
+            fault = ""
+        except MirrorError as error:  # the registry is out of reach: go on with what is here, and say so once
+            if str(error) != fault:
+                fault = str(error)
+                _log("mirror_failed", fault)
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode
+
+
+def _log(event: str, message: str) -> None:
+    """A line like the server's own."""
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    print(json.dumps({"time": time, "level": "error", "event": event, "error": message}), file=sys.stderr, flush=True)
