@@ -52,17 +52,17 @@ class Mirror:
         done: list[str] = []
         faults: list[str] = []
         for kind, sync in (("templates", self._sync_template), ("scenarios", self._sync_scenario)):
-            for name in self._attempt(lambda kind=kind: self._names(kind), faults):
-                done += self._attempt(lambda path=f"{kind}/{name}", sync=sync: sync(path), faults)
+            for name in self._attempt(self._names, kind, faults):
+                done += self._attempt(sync, f"{kind}/{name}", faults)
         if faults:
             raise MirrorError(f"{self._source.root}: {'; '.join(faults)}")
         return done
 
-    def _attempt(self, action: Callable[[], list[str]], faults: list[str]) -> list[str]:
+    def _attempt(self, action: Callable[[str], list[str]], path: str, faults: list[str]) -> list[str]:
         try:
-            return action()
+            return action(path)
         except Exception as error:  # each of fsspec's drivers has its own kinds
-            faults.append(f"{type(error).__name__}: {error}")
+            faults.append(f"{path}: {type(error).__name__}: {error}")
             return []
 
     def _sync_template(self, template: str) -> list[str]:
