@@ -33,8 +33,8 @@ def columns_from_arrow(
     inputs: a transform's `inputs`. With them, a column of Arrow's null type (pandas: nothing but None) takes the
     type that is wanted, and floats become int64 where ints are wanted and every value is integral (pandas turns
     ints with gaps into floats).
-    Raises InputError for a type that has no meaning as a feature, naming the column, for uint64 beyond int64, and for a name
-    that several columns have.
+    Raises InputError, naming the column, for a type that has no meaning as a feature, for uint64 beyond int64 and
+    for a name that several columns have.
     """
     types = {info.name: info.type for info in inputs}
     columns = []
@@ -104,16 +104,15 @@ def _present(
 def _numbers(name: str, array: pa.Array, column_type: pa.DataType) -> NDArray[Any]:
     kind = array.type
     if pa.types.is_boolean(kind):
-        return array.to_numpy(zero_copy_only=False).astype(np.int64)
+        return np.asarray(array.to_numpy(zero_copy_only=False), np.int64)
     if pa.types.is_integer(kind):
         try:
-            return array.cast(pa.int64()).to_numpy()
+            return np.asarray(array.cast(pa.int64()).to_numpy())
         except pa.ArrowInvalid as error:
             raise InputError(f"feature '{name}': {error}; expected values within int64") from error
-    if pa.types.is_float16(kind):
-        return array.to_numpy().astype(np.float32)
     if pa.types.is_floating(kind):
-        return array.to_numpy()
+        dtype = np.float32 if pa.types.is_float16(kind) else None
+        return np.asarray(array.to_numpy(), dtype)
     raise InputError(f"feature '{name}': a column of Arrow type {column_type}; expected {ALLOWED}")
 
 

@@ -170,7 +170,7 @@ PYBIND11_MODULE(_transform, module) {
   py::register_exception<SpecError>(module, "SpecError", PyExc_ValueError);
   py::register_exception<InputError>(module, "InputError", PyExc_ValueError);
   py::class_<FeatureSpec>(module, "FeatureSpec")
-      .def(py::init([](const std::string& json) { return FeatureSpec::parse(json); }), py::arg("json"))
+      .def(py::init([](const py::bytes& json) { return FeatureSpec::parse(std::string_view(json)); }), py::arg("json"))
       .def_property_readonly("dense_slots", &FeatureSpec::dense_slots)
       .def_property_readonly("categorical_slots", &FeatureSpec::categorical_slots)
       .def_property_readonly("table_rows", &FeatureSpec::table_rows)

@@ -1,5 +1,6 @@
 // Validated columns -> the template's inputs. Column by column; no allocation per value.
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -35,7 +36,6 @@ struct EncodeValue {
     return hash_row(buckets, &value, sizeof(value));
   }
 
- private:
   static int64_t row_of(int64_t position) { return position < 0 ? kUnknownRow : kFirstValueRow + position; }
 };
 
@@ -56,6 +56,27 @@ int64_t encode_any(const Encoder& encoder, T value) {
         return kUnknownRow;
       },
       encoder);
+}
+
+// out[i] = base + the row of values[i].
+template <class E, class T>
+void encode_all(const E& encoder, std::span<const T> values, int64_t base, int64_t* out) {
+  if constexpr (std::is_same_v<E, StringVocabulary> || std::is_same_v<E, IntVocabulary>) {
+    // A large vocabulary is out of cache, so every lookup would wait for memory: ask for a block's slots at once.
+    constexpr size_t kBlock = 32;
+    std::array<uint64_t, kBlock> hashes;
+    while (!values.empty()) {
+      const auto block = values.first(std::min(kBlock, values.size()));
+      for (size_t i = 0; i < block.size(); ++i) encoder.table.prefetch(hashes[i] = encoder.table.hash(block[i]));
+      for (size_t i = 0; i < block.size(); ++i) encoder.table.prefetch_key(hashes[i]);
+      for (size_t i = 0; i < block.size(); ++i) {
+        *out++ = base + EncodeValue::row_of(encoder.table.find(block[i], hashes[i]));
+      }
+      values = values.subspan(block.size());
+    }
+  } else {
+    for (const T& value : values) *out++ = base + EncodeValue()(encoder, value);
+  }
 }
 
 class Writer {
@@ -155,40 +176,41 @@ class Writer {
           using E = std::decay_t<decltype(encoder)>;
           using T = typename std::decay_t<decltype(values)>::value_type;
           if constexpr (kEncodes<E, T>) {
-            const auto row_of = [&](const T& value) { return base + EncodeValue()(encoder, value); };
             if (feature.multi_valued) {
-              write_lists(feature, b.column->lengths, values.data(), bags, row_of);
+              write_lists(feature, encoder, values, b.column->lengths, base, bags);
             } else {
-              write_single(base + feature.missing, b.column->lengths, values.data(), bags, row_of);
+              write_single(feature, encoder, values, b.column->lengths, base, bags);
             }
           }
         },
         feature.encoder, b.column->values);
   }
 
-  template <class T, class RowOf>
-  void write_single(int64_t missing, std::span<const int32_t> lengths, const T* value, size_t bags,
-                    const RowOf& row_of) {
-    // Locals, because the compiler cannot tell that the stores leave the members alone.
-    int64_t* id = id_;
-    int64_t* offset = offset_;
-    int64_t end = id_ - out_.ids.data();
-    for (size_t row = 0; row < bags; ++row) {
-      *id++ = !lengths.empty() && lengths[row] == 0 ? missing : row_of(*value++);
-      *offset++ = ++end;
+  template <class E, class T>
+  void write_single(const CategoricalFeature& feature, const E& encoder, std::span<const T> values,
+                    std::span<const int32_t> lengths, int64_t base, size_t bags) {
+    // The values go to the end of the bags' range and are then spread over it from the front, around the missing
+    // ones: a value never has to move backwards past one that is still to be read.
+    const int64_t* next = id_ + (bags - values.size());
+    encode_all(encoder, values, base, id_ + (bags - values.size()));
+    if (values.size() < bags) {
+      for (size_t row = 0; row < bags; ++row) id_[row] = lengths[row] == 0 ? base + feature.missing : *next++;
     }
-    id_ = id;
-    offset_ = offset;
+    const int64_t begin = id_ - out_.ids.data();
+    for (size_t row = 0; row < bags; ++row) offset_[row] = begin + static_cast<int64_t>(row) + 1;
+    id_ += bags;
+    offset_ += bags;
   }
 
-  template <class T, class RowOf>
-  void write_lists(const CategoricalFeature& feature, std::span<const int32_t> lengths, const T* value, size_t bags,
-                   const RowOf& row_of) {
+  template <class E, class T>
+  void write_lists(const CategoricalFeature& feature, const E& encoder, std::span<const T> values,
+                   std::span<const int32_t> lengths, int64_t base, size_t bags) {
     for (size_t row = 0; row < bags; ++row) {
-      const int64_t length = lengths.empty() ? 1 : lengths[row];
-      const int64_t used = std::min(length, feature.max_length);
-      for (int64_t i = 0; i < used; ++i) *id_++ = row_of(value[i]);
-      value += length;
+      const size_t length = lengths.empty() ? 1 : static_cast<size_t>(lengths[row]);
+      const size_t used = std::min(length, static_cast<size_t>(feature.max_length));
+      encode_all(encoder, values.first(used), base, id_);
+      id_ += used;
+      values = values.subspan(length);
       *offset_++ = id_ - out_.ids.data();
     }
   }

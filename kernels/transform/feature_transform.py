@@ -58,9 +58,10 @@ class FeatureTransform:
             except (TypeError, ValueError) as error:
                 raise SpecError(f"feature spec: cannot be written as JSON: {error}") from error
         try:
-            self._spec = FeatureSpec(spec)
+            utf8 = spec.encode()
         except UnicodeEncodeError as error:
             raise SpecError(f"feature spec: not valid Unicode: {error}") from error
+        self._spec = FeatureSpec(utf8)
         self.inputs: tuple[InputInfo, ...] = tuple(InputInfo(*info) for info in self._spec.inputs())
 
     @property
@@ -103,7 +104,8 @@ class FeatureTransform:
 
 def _native(
     column: RawColumn,
-) -> tuple[str, NDArray[Any], NDArray[np.uint8] | None, NDArray[np.int32] | None]:
+) -> tuple[bytes, NDArray[Any], NDArray[np.uint8] | None, NDArray[np.int32] | None]:
+    name = column.name.encode(errors="backslashreplace")  # a lone surrogate is not a feature, and is reported so
     if isinstance(column.values, StringValues):
-        return column.name, column.values.offsets, column.values.data, column.lengths
-    return column.name, column.values, None, column.lengths
+        return name, column.values.offsets, column.values.data, column.lengths
+    return name, column.values, None, column.lengths

@@ -26,42 +26,57 @@ class StringTable {
  public:
   explicit StringTable(size_t expected = 0) : slots_(std::bit_ceil(2 * (expected + 1))) {}
 
+  static uint64_t hash(std::string_view key) { return XXH3_64bits(key.data(), key.size()); }
+
   // Adds `key` at the next position; false (and no change) if it is there already. At most `expected` keys.
   bool insert(std::string_view key) {
-    const uint64_t hash = XXH3_64bits(key.data(), key.size());
-    Slot* slot = const_cast<Slot*>(probe(key, hash));
+    const uint64_t h = hash(key);
+    Slot* slot = const_cast<Slot*>(probe(key, h));
     if (slot->end != 0) return false;
+    *slot = {tag(h), ++size_, bytes_.size()};
+    const size_t size = key.size();
+    bytes_.append(reinterpret_cast<const char*>(&size), sizeof(size));
     bytes_.append(key);
-    starts_.push_back(bytes_.size());
-    *slot = {hash, static_cast<uint32_t>(starts_.size() - 1)};
     return true;
   }
 
   // Position of `key`, or -1.
-  int64_t find(std::string_view key) const {
-    return static_cast<int64_t>(probe(key, XXH3_64bits(key.data(), key.size()))->end) - 1;
+  int64_t find(std::string_view key, uint64_t hash) const { return static_cast<int64_t>(probe(key, hash)->end) - 1; }
+  int64_t find(std::string_view key) const { return find(key, hash(key)); }
+
+  // For a find() soon: fetches the slot.
+  void prefetch(uint64_t hash) const { __builtin_prefetch(&slots_[hash & (slots_.size() - 1)]); }
+  // For a find() after that: fetches the key that is probably equal.
+  void prefetch_key(uint64_t hash) const {
+    __builtin_prefetch(bytes_.data() + slots_[hash & (slots_.size() - 1)].start);
   }
 
  private:
   struct Slot {
-    uint64_t hash = 0;
+    uint32_t tag = 0;  // the hash's upper half; the lower half says where the probe starts
     uint32_t end = 0;  // position + 1; 0: empty
+    size_t start = 0;  // where bytes_ holds the key's size, and the key after it: one cache line for short keys
   };
+
+  static uint32_t tag(uint64_t hash) { return static_cast<uint32_t>(hash >> 32); }
 
   const Slot* probe(std::string_view key, uint64_t hash) const {
     const size_t mask = slots_.size() - 1;
     for (size_t i = hash & mask;; i = (i + 1) & mask) {
       const Slot& slot = slots_[i];
-      if (slot.end == 0) return &slot;
-      if (slot.hash != hash) continue;
-      const size_t start = starts_[slot.end - 1];
-      const size_t size = starts_[slot.end] - start;
-      if (size == key.size() && (size == 0 || std::memcmp(bytes_.data() + start, key.data(), size) == 0)) return &slot;
+      if (slot.end == 0 || (slot.tag == tag(hash) && holds(slot, key))) return &slot;
     }
   }
 
+  bool holds(const Slot& slot, std::string_view key) const {
+    const char* at = bytes_.data() + slot.start;
+    size_t size;
+    std::memcpy(&size, at, sizeof(size));
+    return size == key.size() && (size == 0 || std::memcmp(at + sizeof(size), key.data(), size) == 0);
+  }
+
   std::vector<Slot> slots_;
-  std::vector<size_t> starts_ = {0};  // key i is bytes_[starts_[i], starts_[i + 1])
+  uint32_t size_ = 0;
   std::string bytes_;
 };
 
@@ -69,14 +84,24 @@ class IntTable {
  public:
   explicit IntTable(size_t expected = 0) : slots_(std::bit_ceil(2 * (expected + 1))) {}
 
+  // Multiply and fold (Fibonacci hashing): consecutive ids and multiples of a power of two must both spread.
+  static uint64_t hash(int64_t key) {
+    const uint64_t mixed = static_cast<uint64_t>(key) * 0x9E3779B97F4A7C15u;
+    return mixed ^ (mixed >> 32);
+  }
+
   bool insert(int64_t key) {
-    Slot* slot = const_cast<Slot*>(probe(key));
+    Slot* slot = const_cast<Slot*>(probe(key, hash(key)));
     if (slot->end != 0) return false;
     *slot = {key, ++size_};
     return true;
   }
 
-  int64_t find(int64_t key) const { return static_cast<int64_t>(probe(key)->end) - 1; }
+  int64_t find(int64_t key, uint64_t hash) const { return static_cast<int64_t>(probe(key, hash)->end) - 1; }
+  int64_t find(int64_t key) const { return find(key, hash(key)); }
+
+  void prefetch(uint64_t hash) const { __builtin_prefetch(&slots_[hash & (slots_.size() - 1)]); }
+  void prefetch_key(uint64_t) const {}  // the key is in the slot
 
  private:
   struct Slot {
@@ -84,11 +109,9 @@ class IntTable {
     uint32_t end = 0;  // position + 1; 0: empty
   };
 
-  const Slot* probe(int64_t key) const {
+  const Slot* probe(int64_t key, uint64_t hash) const {
     const size_t mask = slots_.size() - 1;
-    // Multiply and fold (Fibonacci hashing): consecutive ids and multiples of a power of two must both spread.
-    const uint64_t mixed = static_cast<uint64_t>(key) * 0x9E3779B97F4A7C15u;
-    for (size_t i = (mixed ^ (mixed >> 32)) & mask;; i = (i + 1) & mask) {
+    for (size_t i = hash & mask;; i = (i + 1) & mask) {
       const Slot& slot = slots_[i];
       if (slot.end == 0 || slot.key == key) return &slot;
     }
