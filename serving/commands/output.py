@@ -1,0 +1,99 @@
+"""What every command shares: how it prints, how it fails, the options that all have."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+# Results go to stdout, all else to stderr, so that --json can be piped.
+RESULT = Console(highlight=False, soft_wrap=True)
+NOTES = Console(stderr=True, highlight=False, soft_wrap=True)
+
+FAILED = 1
+WRONG_INPUT = 2
+
+# module, class, exit code: looked up among the imported modules, since what was raised has been imported.
+_KNOWN = (
+    ("smt.training.config", "ConfigError", WRONG_INPUT),
+    ("smt.training.trainer", "TrainingError", FAILED),
+    ("smt.kernels.transform._transform", "InputError", FAILED),
+    ("smt.kernels.transform._transform", "SpecError", FAILED),
+    ("smt.serving.registry", "RegistryError", FAILED),
+    ("smt.serving.compile", "CompileError", FAILED),
+    ("smt.serving.publish", "PublishError", FAILED),
+    ("smt.serving.score", "ScoreError", FAILED),
+    ("smt.serving.serve", "ServeError", FAILED),
+    ("smt.serving.rows", "RowsError", WRONG_INPUT),
+    ("smt.serving.request", "PredictError", FAILED),
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
+RegistryOption = Annotated[
+    str,
+    typer.Option("--registry", envvar="SMT_REGISTRY", help="Registry: a folder or any fsspec URL.", metavar="DIR|URL"),
+]
+TargetOption = Annotated[str, typer.Option("--target", envvar="SMT_TARGET", help="Server to ask.", metavar="HOST:PORT")]
+
+DEFAULT_REGISTRY = "build/registry"
+DEFAULT_TARGET = "127.0.0.1:8500"
+
+
+def exit_code_of(error: BaseException) -> int | None:
+    """The exit status for an error that is the user's to mend; None for one that is a fault of ours."""
+    for module, name, code in _KNOWN:
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and isinstance(error, kind):
+            return code
+    if isinstance(error, OSError) and error.filename is not None:
+        return FAILED
+    return None
+
+
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    """Ends the command with one message on stderr."""
+    NOTES.print(f"[bold red]error:[/] {escape(message)}")
+    raise typer.Exit(code)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout; a figure that is not a number becomes null, as JSON has none."""
+    RESULT.file.write(json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
+    RESULT.file.flush()
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[str] = ()) -> Table:
+    """A table whose `numbers` columns are right-aligned; None prints as a dash."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(escape(figure(cell)) for cell in row))
+    return made
+
+
+def figure(value: Any) -> str:
+    """A cell: five significant digits for floats, thousands separated in ints."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value

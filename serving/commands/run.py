@@ -1,0 +1,219 @@
+"""smt serve, predict, status: everything around a running server."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from smt.serving.commands.output import (
+    DEFAULT_REGISTRY,
+    DEFAULT_TARGET,
+    NOTES,
+    RESULT,
+    WRONG_INPUT,
+    JsonOption,
+    RegistryOption,
+    TargetOption,
+    fail,
+    print_json,
+    table,
+)
+from smt.serving.commands.progress import rows_progress
+
+# Shown in the terminal when there is no --output.
+_PREVIEW_ROWS = 10
+
+
+def serve(
+    registry: RegistryOption = DEFAULT_REGISTRY,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all. [default: 127.0.0.1]")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="gRPC port; 0: the system picks one. [default: 8500]")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Prometheus port; 0: the system picks one. [default: 8501]")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that compute. [default: one per core]")] = None,
+    max_rows: Annotated[int | None, typer.Option(help="Most candidates of a request. [default: 4096]")] = None,
+    max_message_bytes: Annotated[int | None, typer.Option(help="Largest request. [default: 16 MiB]")] = None,
+    queue_depth: Annotated[
+        int | None, typer.Option(help="Requests that may wait; more are refused. [default: 1024]")
+    ] = None,
+    queue_bytes: Annotated[
+        int | None, typer.Option(help="Bytes of requests that may wait; more are refused. [default: 256 MiB]")
+    ] = None,
+    poll_ms: Annotated[
+        int | None, typer.Option(help="How often the registry is looked at, in milliseconds. [default: 100]")
+    ] = None,
+    drain_seconds: Annotated[
+        int | None, typer.Option(help="Longest that requests in flight may take after SIGTERM. [default: 20]")
+    ] = None,
+    port_file: Annotated[
+        Path | None, typer.Option(help="Write {port, metrics_port, pid} here once the server is ready.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warn or error. [default: info]")] = None,
+) -> None:
+    """Serve every scenario of a registry over gRPC.
+
+    Starts smt-server: every current snapshot from one binary per template, health and reflection, Prometheus
+    metrics. New snapshots are taken as they are published, with no request lost. SIGTERM (Ctrl-C) drains.
+
+    The server's log is JSON lines on stderr. A registry behind a URL is mirrored into ~/.cache/smt.
+
+    Example: smt serve --registry build/registry --port 8500
+    """
+    from smt.serving.registry import Registry
+    from smt.serving.serve import serve as run_server
+
+    options = {
+        "host": host,
+        "port": port,
+        "metrics-port": metrics_port,
+        "workers": workers,
+        "max-rows": max_rows,
+        "max-message-bytes": max_message_bytes,
+        "queue-depth": queue_depth,
+        "queue-bytes": queue_bytes,
+        "poll-ms": poll_ms,
+        "drain-seconds": drain_seconds,
+        "port-file": port_file,
+        "log-level": log_level,
+    }
+    arguments = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+    run_server(Registry(registry), arguments)
+
+
+def predict(
+    scenario: Annotated[str, typer.Option("--scenario", "-s", help="Scenario to score with.")],
+    rows: Annotated[Path, typer.Option("--input", "-i", help="Rows to score: .parquet, .csv or .jsonl.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the scores, one column per task: .parquet, .csv or .jsonl."),
+    ] = None,
+    target: TargetOption = DEFAULT_TARGET,
+    context: Annotated[
+        str | None,
+        typer.Option(help='Features shared by all rows, as a JSON object: \'{"country": "DE"}\'.', metavar="JSON"),
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Task to return; repeat for more. Default: all.")] = None,
+    version: Annotated[str | None, typer.Option(help="Accept only this snapshot version.")] = None,
+    max_rows: Annotated[int | None, typer.Option(help="Rows per request. Default: the server's limit.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 30.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a file of rows through a running server.
+
+    Of the file, the columns that the scenario reads are sent; the row order is kept. With --json and no --output, the
+    scores are part of the JSON.
+
+    Example: smt predict --scenario income_workers --input rows.parquet --output scores.parquet
+    """
+    from smt.serving.client import Client
+    from smt.serving.rows import format_of, read_rows, write_scores
+
+    if output is not None:
+        format_of(output)
+    shared = _context(context)
+    with Client(target, timeout=timeout) as client:
+        data = read_rows(rows, list(client.scenario(scenario).inputs))
+        if data.num_rows == 0:
+            fail(f"{rows}: no rows", WRONG_INPUT)
+        started = time.monotonic()
+        with rows_progress(f"scoring {scenario}", data.num_rows, quiet=as_json) as advance:
+            scores = client.predict_table(
+                scenario, data, shared, tasks=task, version=version, max_rows=max_rows, progress=advance
+            )
+        seconds = time.monotonic() - started
+    if output is not None:
+        write_scores(output, scores)
+    summary: dict[str, Any] = {
+        "scenario": scenario,
+        "rows": scores.rows,
+        "versions": scores.versions,
+        "seconds": round(seconds, 6),
+        "rows_per_second": round(scores.rows / seconds, 1) if seconds else None,
+        "mean": {name: float(values.mean(dtype="float64")) for name, values in scores.items()},
+    }
+    if as_json:
+        summary["output"] = str(output) if output else None
+        if output is None:
+            summary["scores"] = {name: values.tolist() for name, values in scores.items()}
+        print_json(summary)
+        return
+    if output is None:
+        shown = [
+            [row, *(float(values[row]) for values in scores.values())] for row in range(min(_PREVIEW_ROWS, scores.rows))
+        ]
+        RESULT.print(table("", ["row", *scores], shown, numbers=["row", *scores]))
+        if scores.rows > _PREVIEW_ROWS:
+            NOTES.print(f"the first {_PREVIEW_ROWS} of {scores.rows:,} rows; --output FILE writes all")
+    versions = ", ".join(f"{name} ({count:,} rows)" for name, count in scores.versions.items())
+    where = f" → {output}" if output else ""
+    NOTES.print(f"{scores.rows:,} rows in {seconds:.2f} s, by version {versions}{where}", markup=False)
+
+
+def status(target: TargetOption = DEFAULT_TARGET, as_json: JsonOption = False) -> None:
+    """Show what a server serves: scenarios, versions, what it refused and why, its binaries.
+
+    Example: smt status --target 127.0.0.1:8500
+    """
+    from smt.serving.client import Client
+
+    with Client(target) as client:
+        server, health, scenarios = client.server(), client.health(), client.list_scenarios()
+    if as_json:
+        print_json(
+            {
+                "target": target,
+                "health": health,
+                "server": {
+                    "version": server.version,
+                    "max_rows": server.max_rows,
+                    "max_message_bytes": server.max_message_bytes,
+                    "workers": server.workers,
+                },
+                "binaries": [_fields(binary) for binary in server.binaries],
+                "scenarios": [_fields(scenario) for scenario in scenarios],
+            }
+        )
+        return
+    RESULT.print(
+        f"[bold]{target}[/] {health}: smt-server {server.version}, {server.workers} workers, "
+        f"at most {server.max_rows:,} rows and {server.max_message_bytes:,} bytes a request"
+    )
+    binaries = [[b.template_name, b.template_version, b.abi_hash[:12], b.sha256[:12]] for b in server.binaries]
+    RESULT.print(table("Template binaries", ["template", "version", "ABI", "sha256"], binaries))
+    served = [
+        [s.scenario, s.state, s.version or None, s.abi_hash[:12] or None, s.weight_bytes, s.loads] for s in scenarios
+    ]
+    columns = ["scenario", "state", "version", "ABI", "weight bytes", "loads"]
+    RESULT.print(table("Scenarios", columns, served, numbers=columns[4:]))
+    for scenario in scenarios:
+        if scenario.refused_version or scenario.refused_reason:
+            RESULT.print(
+                f"{scenario.scenario}: refused {scenario.refused_version or 'a version'}: {scenario.refused_reason}",
+                style="yellow",
+                markup=False,
+            )
+
+
+def _context(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        fail(f"--context: {error.msg} at character {error.pos + 1}; expected a JSON object", WRONG_INPUT)
+    if not isinstance(value, dict):
+        fail(f"--context: found {type(value).__name__}; expected a JSON object of features", WRONG_INPUT)
+    # A list is the values of one multi-valued feature; the client wants one entry per row.
+    return {name: [item] if isinstance(item, list) else item for name, item in value.items()}
+
+
+def _fields(message: Any) -> dict[str, Any]:
+    """A flat message as a dict, numbers as numbers."""
+    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
