@@ -1,0 +1,54 @@
+#include "address.h"
+
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+
+namespace smt::server {
+namespace {
+
+using AddressList = std::unique_ptr<addrinfo, decltype(&freeaddrinfo)>;
+
+AddressList resolve(const std::string& host, const std::string& port, int flags) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE | flags;
+  addrinfo* found = nullptr;
+  int error = getaddrinfo(host.c_str(), port.empty() ? nullptr : port.c_str(), &hints, &found);
+  if (error != 0) throw std::runtime_error("--host: '" + host + "': " + gai_strerror(error));
+  return {found, &freeaddrinfo};
+}
+
+}  // namespace
+
+std::string numeric_host(const std::string& host) {
+  AddressList list = resolve(host, "", 0);
+  char text[NI_MAXHOST];
+  int error = getnameinfo(list->ai_addr, list->ai_addrlen, text, sizeof text, nullptr, 0, NI_NUMERICHOST);
+  if (error != 0) throw std::runtime_error("--host: '" + host + "': " + gai_strerror(error));
+  return text;
+}
+
+std::string host_port(const std::string& numeric, int port) {
+  bool v6 = numeric.find(':') != std::string::npos;
+  return (v6 ? "[" + numeric + "]" : numeric) + ":" + std::to_string(port);
+}
+
+std::string listen_error(const std::string& numeric, int port) {
+  AddressList list = resolve(numeric, std::to_string(port), AI_NUMERICHOST | AI_NUMERICSERV);
+  int fd = ::socket(list->ai_family, list->ai_socktype | SOCK_CLOEXEC, 0);
+  if (fd < 0) return std::strerror(errno);
+  int on = 1;
+  ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  bool good = ::bind(fd, list->ai_addr, list->ai_addrlen) == 0 && ::listen(fd, 1) == 0;
+  std::string error = good ? "" : std::strerror(errno);
+  ::close(fd);
+  return error;
+}
+
+}  // namespace smt::server

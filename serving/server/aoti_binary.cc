@@ -1,0 +1,103 @@
+#include "aoti_binary.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/cpu/Utils.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/csrc/inductor/aoti_package/model_package_loader.h>
+#include <torch/version.h>
+
+#include <array>
+#include <cstring>
+#include <stdexcept>
+
+#include "cpu_support.h"
+#include "names.h"
+#include "refusal.h"
+
+namespace smt::server {
+namespace {
+
+// The version of the ops of kernels/ that are linked into this server; the binary calls them.
+constexpr int64_t kKernelVersion = 1;
+
+// "2.13.0+cpu" -> "2.13": AOTInductor's interface to libtorch is stable within a minor version.
+std::string minor_version(const std::string& version) {
+  size_t first = version.find('.');
+  size_t second = first == std::string::npos ? first : version.find('.', first + 1);
+  return version.substr(0, second);
+}
+
+void check_interface(const std::string& shown, const BinaryManifest& manifest) {
+  check_isa(manifest.isa, shown);
+  if (manifest.kernel_version != kKernelVersion) {
+    throw Refused(Reason::kBinary, shown + ": field 'kernel_version': found " +
+                                       std::to_string(manifest.kernel_version) + "; expected " +
+                                       std::to_string(kKernelVersion) + ", the kernels in this server");
+  }
+  if (minor_version(manifest.torch) != minor_version(TORCH_VERSION)) {
+    throw Refused(Reason::kBinary, shown + ": field 'torch': found " + in_quotes(manifest.torch) + "; expected " +
+                                       minor_version(TORCH_VERSION) + ", which this server is linked with");
+  }
+}
+
+// A view on memory that outlives the call. from_blob wants a mutable pointer; the compiled code does not write inputs.
+template <typename T, size_t N>
+at::Tensor view(const T* data, const std::array<int64_t, N>& shape) {
+  constexpr auto kType = c10::CppTypeToScalarType<T>::value;
+  return at::from_blob(const_cast<T*>(data), shape, at::TensorOptions().dtype(kType));
+}
+
+class AotiBinary final : public TemplateBinary {
+ public:
+  AotiBinary(const std::filesystem::path& dir, BinaryManifest manifest, size_t instances)
+      : TemplateBinary(std::move(manifest)),
+        // One runner per thread: the container hands a free one to each call and makes callers wait when none is left.
+        loader_((dir / "model.pt2").string(), "model", /*run_single_threaded=*/false, instances) {}
+
+  void run(const WeightsView& weights, const transform::Batch& batch, std::vector<float>& out) const override {
+    c10::InferenceMode guard;
+    const BinaryManifest& abi = manifest();
+    auto size = [](const auto& values) { return static_cast<int64_t>(values.size()); };
+    std::vector<at::Tensor> inputs{
+        view(weights.slab.data(), std::array{size(weights.slab)}),
+        view(weights.table.data(), std::array{weights.table_rows, abi.dim}),
+        view(batch.dense.data(), std::array{batch.rows, abi.dense_slots}),
+        view(batch.ids.data(), std::array{size(batch.ids)}),
+        view(batch.offsets.data(), std::array{size(batch.offsets)}),
+        view(batch.bag_index.data(), std::array{batch.rows, abi.categorical_slots}),
+    };
+    // run() is not const in torch, but is made for concurrent callers.
+    std::vector<at::Tensor> outputs = const_cast<torch::inductor::AOTIModelPackageLoader&>(loader_).run(inputs);
+    if (outputs.size() != 1 || outputs[0].scalar_type() != at::kFloat || outputs[0].dim() != 2 ||
+        outputs[0].size(0) != batch.rows || outputs[0].size(1) != abi.tasks) {
+      throw std::runtime_error("the template binary did not return one float32 tensor [" + std::to_string(batch.rows) +
+                               ", " + std::to_string(abi.tasks) + "]");
+    }
+    at::Tensor scores = outputs[0].contiguous();
+    out.resize(static_cast<size_t>(scores.numel()));
+    std::memcpy(out.data(), scores.const_data_ptr<float>(), out.size() * sizeof(float));
+  }
+
+ private:
+  torch::inductor::AOTIModelPackageLoader loader_;
+};
+
+}  // namespace
+
+std::shared_ptr<const TemplateBinary> open_aoti_binary(const std::filesystem::path& dir, const std::string& shown,
+                                                       BinaryManifest manifest, size_t instances) {
+  check_interface(shown, manifest);
+  try {
+    return std::make_shared<AotiBinary>(dir, std::move(manifest), instances);
+  } catch (const std::exception& error) {
+    throw Refused(Reason::kBinary, shown + ": model.pt2 does not load: " + shortened(error.what(), 500));
+  }
+}
+
+void prepare_compute_thread() {
+  at::set_num_threads(1);
+  at::cpu::init_amx();
+}
+
+}  // namespace smt::server

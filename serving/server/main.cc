@@ -1,0 +1,76 @@
+// smt-server: see --help.
+#include <grpc/support/log.h>
+#include <unistd.h>
+
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <stop_token>
+
+#include "file_io.h"
+#include "log.h"
+#include "options.h"
+#include "server.h"
+#include "signals.h"
+#include "version.h"
+
+namespace {
+
+using smt::server::Options;
+using smt::server::Server;
+namespace log = smt::server::log;
+
+// gRPC's own messages, in our format.
+void grpc_log(gpr_log_func_args* args) {
+  log::Level level = args->severity == GPR_LOG_SEVERITY_ERROR  ? log::Level::kError
+                     : args->severity == GPR_LOG_SEVERITY_INFO ? log::Level::kInfo
+                                                               : log::Level::kDebug;
+  log::write(level, "grpc", {{"message", args->message}});
+}
+
+void wait_for(std::stop_token stop) {
+  std::mutex mutex;
+  std::condition_variable_any wake;
+  std::unique_lock lock(mutex);
+  wake.wait(lock, stop, [] { return false; });
+}
+
+void write_port_file(const Options& options, const Server& server) {
+  if (options.port_file.empty()) return;
+  nlohmann::json ports{{"port", server.port()}, {"metrics_port", server.metrics_port()}, {"pid", getpid()}};
+  smt::server::write_atomically(options.port_file, ports.dump() + "\n");
+}
+
+void serve(const Options& options, std::stop_token stop) {
+  Server server(options);
+  server.load(stop);
+  if (!stop.stop_requested()) {
+    write_port_file(options, server);
+    log::info("ready", {{"host", options.host},
+                        {"port", server.port()},
+                        {"metrics_port", server.metrics_port()},
+                        {"workers", options.workers},
+                        {"version", smt::server::kVersion}});
+    wait_for(stop);
+  }
+  server.drain();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::optional<int> exit_code;
+  Options options = smt::server::parse_options(argc, argv, exit_code);
+  if (exit_code) return *exit_code;
+  log::set_level(*log::parse_level(options.log_level));
+  gpr_set_log_function(grpc_log);
+  std::stop_token stop = smt::server::watch_signals();
+  try {
+    serve(options, stop);
+  } catch (const std::exception& error) {
+    log::error("failed", {{"reason", error.what()}});
+    return 1;
+  }
+  return 0;
+}

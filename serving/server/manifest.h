@@ -1,0 +1,70 @@
+// The registry's two manifests, parsed and checked. serving/manifest.py writes them.
+//
+// Everything here throws Refused(kManifest) whose message names the file and the field. Unknown keys are ignored:
+// `format` says what a reader must understand.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace smt::server {
+
+struct FileEntry {
+  std::string name;
+  uint64_t bytes = 0;
+  std::string sha256;
+};
+
+struct TemplateRef {
+  std::string name;
+  std::string version;
+};
+
+// A task of the scenario, and the column of the template's output that is its score.
+struct Task {
+  std::string name;
+  int64_t head = 0;
+};
+
+struct SnapshotManifest {
+  std::string scenario;
+  std::string version;
+  TemplateRef source;
+  std::string abi_hash;
+  int64_t dim = 0;
+  std::vector<Task> tasks;
+  std::string features_json;  // the FeatureSpec document; smt::transform::FeatureSpec parses it
+  FileEntry weights;
+  double created = 0;  // seconds since the epoch (lineage.created); 0 when absent
+};
+
+struct BinaryManifest {
+  TemplateRef source;
+  std::string abi_hash;
+  std::string target;
+  std::string isa;
+  std::string torch;
+  int64_t kernel_version = 0;
+  int64_t slab_elements = 0;
+  int64_t dim = 0;
+  int64_t tasks = 0;  // T, columns of the output
+  int64_t dense_slots = 0;
+  int64_t categorical_slots = 0;
+  FileEntry model;  // model.pt2
+};
+
+inline constexpr uint64_t kMaxManifestBytes = uint64_t{256} << 20;
+
+// `file` is how messages name the document.
+SnapshotManifest parse_snapshot_manifest(std::string_view json, const std::string& file);
+
+// Also checks names, order, types and fixed dimensions of the binary's inputs and outputs: the server passes tensors
+// by position.
+BinaryManifest parse_binary_manifest(std::string_view json, const std::string& file);
+
+// Seconds since the epoch of an ISO 8601 time "YYYY-MM-DDTHH:MM:SS[.fff][Z|+HH:MM]"; 0 if it is not one.
+double parse_time(const std::string& text);
+
+}  // namespace smt::server

@@ -1,0 +1,95 @@
+#include "metrics.h"
+
+namespace smt::server {
+namespace {
+
+using prometheus::Histogram;
+
+const Histogram::BucketBoundaries& buckets() {
+  static const Histogram::BucketBoundaries kSeconds{50e-6, 100e-6, 250e-6, 500e-6, 1e-3,   2.5e-3, 5e-3, 10e-3,
+                                                    25e-3, 50e-3,  100e-3, 250e-3, 500e-3, 1,      2.5,  10};
+  return kSeconds;
+}
+
+prometheus::Family<prometheus::Counter>& counter(prometheus::Registry& registry, const char* name, const char* help) {
+  return prometheus::BuildCounter().Name(name).Help(help).Register(registry);
+}
+prometheus::Family<prometheus::Gauge>& gauge(prometheus::Registry& registry, const char* name, const char* help) {
+  return prometheus::BuildGauge().Name(name).Help(help).Register(registry);
+}
+prometheus::Family<Histogram>& histogram(prometheus::Registry& registry, const char* name, const char* help) {
+  return prometheus::BuildHistogram().Name(name).Help(help).Register(registry);
+}
+
+class Refreshed final : public prometheus::Collectable {
+ public:
+  Refreshed(std::function<void()> refresh, std::shared_ptr<prometheus::Registry> registry)
+      : refresh_(std::move(refresh)), registry_(std::move(registry)) {}
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    refresh_();
+    return registry_->Collect();
+  }
+
+ private:
+  std::function<void()> refresh_;
+  std::shared_ptr<prometheus::Registry> registry_;
+};
+
+}  // namespace
+
+Metrics::Metrics()
+    : registry_(std::make_shared<prometheus::Registry>()),
+      requests_(counter(*registry_, "smt_requests_total", "Predict calls, by gRPC status.")),
+      rows_(counter(*registry_, "smt_rows_total", "Candidates scored.")),
+      loads_(counter(*registry_, "smt_snapshot_loads_total", "Snapshots loaded and put into service.")),
+      refused_(counter(*registry_, "smt_snapshot_refused_total", "Snapshots refused, by reason.")),
+      weight_bytes_(gauge(*registry_, "smt_weight_bytes", "Bytes of weights being served.")),
+      created_(gauge(*registry_, "smt_snapshot_created_timestamp_seconds", "When the snapshot being served was made.")),
+      request_seconds_(histogram(*registry_, "smt_request_seconds", "Predict, from parsed request to answer.")),
+      queue_seconds_(histogram(*registry_, "smt_queue_seconds", "Waiting for a worker.")),
+      transform_seconds_(histogram(*registry_, "smt_transform_seconds", "Checking and transforming features.")),
+      compute_seconds_(histogram(*registry_, "smt_compute_seconds", "Running the template binary.")),
+      queue_depth_(&gauge(*registry_, "smt_queue_depth", "Requests waiting for a worker.").Add({})),
+      inflight_(&gauge(*registry_, "smt_inflight", "Predict calls not answered yet.").Add({})),
+      scenarios_(&gauge(*registry_, "smt_scenarios", "Scenarios being served.").Add({})),
+      unknown_(&add("_unknown")) {}
+
+ScenarioMetrics Metrics::make(const std::string& scenario) {
+  prometheus::Labels labels{{"scenario", scenario}};
+  ScenarioMetrics made{};
+  for (size_t i = 0; i < kOutcomeNames.size(); ++i) {
+    made.requests[i] = &requests_.Add({{"scenario", scenario}, {"code", std::string(kOutcomeNames[i])}});
+  }
+  for (Reason reason : kAllReasons) {
+    made.refused[static_cast<size_t>(reason)] =
+        &refused_.Add({{"scenario", scenario}, {"reason", std::string(reason_name(reason))}});
+  }
+  made.rows = &rows_.Add(labels);
+  made.loads = &loads_.Add(labels);
+  made.weight_bytes = &weight_bytes_.Add(labels);
+  made.created = &created_.Add(labels);
+  made.request_seconds = &request_seconds_.Add(labels, buckets());
+  made.queue_seconds = &queue_seconds_.Add(labels, buckets());
+  made.transform_seconds = &transform_seconds_.Add(labels, buckets());
+  made.compute_seconds = &compute_seconds_.Add(labels, buckets());
+  return made;
+}
+
+std::shared_ptr<prometheus::Collectable> Metrics::collectable(std::function<void(Metrics&)> refresh) {
+  return std::make_shared<Refreshed>([this, refresh = std::move(refresh)] { refresh(*this); }, registry_);
+}
+
+ScenarioMetrics& Metrics::add(const std::string& scenario) {
+  std::lock_guard lock(mutex_);
+  auto it = by_scenario_.find(scenario);
+  if (it == by_scenario_.end()) it = by_scenario_.emplace(scenario, make(scenario)).first;
+  return it->second;
+}
+
+ScenarioMetrics& Metrics::find(std::string_view scenario) {
+  std::lock_guard lock(mutex_);
+  auto it = by_scenario_.find(scenario);
+  return it == by_scenario_.end() ? *unknown_ : it->second;
+}
+
+}  // namespace smt::server

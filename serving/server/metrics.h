@@ -1,0 +1,95 @@
+// Prometheus metrics. Every label has a bounded set of values: scenario names come from the registry (what clients send
+// is counted under "_unknown"), versions are never labels.
+#pragma once
+
+#include <prometheus/collectable.h>
+#include <prometheus/counter.h>
+#include <prometheus/family.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+
+#include <array>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "refusal.h"
+
+namespace smt::server {
+
+// The statuses that Predict answers with.
+enum class Outcome {
+  kOk,
+  kCancelled,
+  kInvalidArgument,
+  kDeadlineExceeded,
+  kNotFound,
+  kResourceExhausted,
+  kInternal,
+  kUnavailable,
+};
+inline constexpr std::array<std::string_view, 8> kOutcomeNames{
+    "OK",        "CANCELLED",          "INVALID_ARGUMENT", "DEADLINE_EXCEEDED",
+    "NOT_FOUND", "RESOURCE_EXHAUSTED", "INTERNAL",         "UNAVAILABLE"};
+
+// The series of one scenario. Thread-safe; lives as long as the Metrics.
+struct ScenarioMetrics {
+  std::array<prometheus::Counter*, kOutcomeNames.size()> requests;
+  std::array<prometheus::Counter*, std::size(kAllReasons)> refused;
+  prometheus::Counter* rows;
+  prometheus::Counter* loads;
+  prometheus::Gauge* weight_bytes;
+  prometheus::Gauge* created;
+  prometheus::Histogram* request_seconds;
+  prometheus::Histogram* queue_seconds;
+  prometheus::Histogram* transform_seconds;
+  prometheus::Histogram* compute_seconds;
+
+  prometheus::Counter& outcome(Outcome outcome) { return *requests[static_cast<size_t>(outcome)]; }
+};
+
+// Thread-safe.
+class Metrics {
+ public:
+  Metrics();
+
+  // Makes the scenario's series if there are none yet. Only for names from the registry.
+  ScenarioMetrics& add(const std::string& scenario);
+  // The scenario's series, or those of "_unknown".
+  ScenarioMetrics& find(std::string_view scenario);
+
+  // What an exposer shows. `refresh` runs before each scrape, on the exposer's thread, to set the gauges below.
+  std::shared_ptr<prometheus::Collectable> collectable(std::function<void(Metrics&)> refresh);
+
+  prometheus::Gauge& queue_depth() { return *queue_depth_; }
+  prometheus::Gauge& inflight() { return *inflight_; }
+  prometheus::Gauge& scenarios() { return *scenarios_; }
+
+ private:
+  ScenarioMetrics make(const std::string& scenario);
+
+  std::shared_ptr<prometheus::Registry> registry_;
+  prometheus::Family<prometheus::Counter>& requests_;
+  prometheus::Family<prometheus::Counter>& rows_;
+  prometheus::Family<prometheus::Counter>& loads_;
+  prometheus::Family<prometheus::Counter>& refused_;
+  prometheus::Family<prometheus::Gauge>& weight_bytes_;
+  prometheus::Family<prometheus::Gauge>& created_;
+  prometheus::Family<prometheus::Histogram>& request_seconds_;
+  prometheus::Family<prometheus::Histogram>& queue_seconds_;
+  prometheus::Family<prometheus::Histogram>& transform_seconds_;
+  prometheus::Family<prometheus::Histogram>& compute_seconds_;
+  prometheus::Gauge* queue_depth_;
+  prometheus::Gauge* inflight_;
+  prometheus::Gauge* scenarios_;
+
+  std::mutex mutex_;  // guards by_scenario_; its values never move
+  std::map<std::string, ScenarioMetrics, std::less<>> by_scenario_;
+  ScenarioMetrics* unknown_;
+};
+
+}  // namespace smt::server

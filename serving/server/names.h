@@ -1,0 +1,31 @@
+// Names in the registry and in requests, and how messages show them.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace smt::server {
+
+// [a-z0-9_-]{1,64}: scenarios and templates.
+bool valid_name(std::string_view text);
+// [A-Za-z0-9_-]{1,64}: snapshot versions. Excludes '/', '.' and so everything that could leave a directory.
+bool valid_version(std::string_view text);
+// Exactly `digits` lower-case hex digits.
+bool valid_hex(std::string_view text, size_t digits);
+
+// 'text' in single quotes, control characters and bytes that are not UTF-8 escaped, cut after `max` bytes.
+std::string in_quotes(std::string_view text, size_t max = 80);
+
+// Cuts a long message in the middle (whole UTF-8 characters), so that its start and its end survive. A gRPC status
+// message travels in HTTP/2 trailers, which clients limit to 8 KiB, percent-encoded: up to three bytes per byte.
+std::string shortened(std::string_view message, size_t max = 1024);
+
+// At most `count` of `names`, nearest to `wanted` in edit distance first. `wanted` may be of any length.
+std::vector<std::string> nearest(std::string_view wanted, std::span<const std::string> names, size_t count = 10);
+
+// "a, b, c"; an empty list gives "none".
+std::string joined(std::span<const std::string> names);
+
+}  // namespace smt::server

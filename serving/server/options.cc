@@ -1,0 +1,75 @@
+#include "options.h"
+
+#include <sched.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <thread>
+
+#include "version.h"
+
+namespace smt::server {
+namespace {
+
+// Cores this process may run on (taskset, cpuset cgroups), which can be fewer than the machine has.
+int usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+}  // namespace
+
+Options parse_options(int argc, const char* const* argv, std::optional<int>& exit_code) {
+  Options options;
+  options.workers = usable_cores();
+  CLI::App app{
+      "Serves every scenario of a registry over gRPC (smt.v1.PredictionService, grpc.health.v1, reflection), from one "
+      "compiled binary per template.\nPublished snapshots are taken while requests run. SIGTERM or SIGINT drains; a "
+      "second one exits at once.",
+      "smt-server"};
+  app.option_defaults()->always_capture_default();
+  app.set_version_flag("--version", kVersion);
+  app.add_option("--registry", options.registry, "Registry folder, as `smt publish` writes it; may be empty at first")
+      ->required()
+      ->check(CLI::ExistingDirectory);
+  app.add_option("--host", options.host,
+                 "Address to listen on, for gRPC and metrics. The default answers this machine only; there is neither "
+                 "TLS nor authentication, so open it (0.0.0.0, ::) on trusted networks alone");
+  app.add_option("--port", options.port, "gRPC port; 0: the system picks one")->check(CLI::Range(0, 65535));
+  app.add_option("--metrics-port", options.metrics_port, "Port of Prometheus' /metrics (HTTP); 0: the system picks one")
+      ->check(CLI::Range(0, 65535));
+  app.add_option("--workers", options.workers, "Threads that compute; one request runs on one of them")
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--max-rows", options.max_rows, "Most candidates of one request; more is INVALID_ARGUMENT")
+      ->check(CLI::Range(int64_t{1}, int64_t{65536}));
+  app.add_option("--max-message-bytes", options.max_message_bytes,
+                 "Largest request message; a larger one is RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(int64_t{1024}, int64_t{1} << 30));
+  app.add_option("--queue-depth", options.queue_depth,
+                 "Most requests waiting for a worker; one more is RESOURCE_EXHAUSTED at once")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  app.add_option("--queue-bytes", options.queue_bytes,
+                 "Most bytes of requests waiting for a worker; beyond them RESOURCE_EXHAUSTED at once")
+      ->check(CLI::Range(int64_t{1024}, int64_t{1} << 40));
+  app.add_option("--poll-ms", options.poll_ms, "How often the registry is looked at, in milliseconds")
+      ->check(CLI::Range(1, 3'600'000));
+  app.add_option("--drain-seconds", options.drain_seconds,
+                 "On SIGTERM, how long requests in flight may take before they are cancelled")
+      ->check(CLI::Range(0, 3600));
+  app.add_option("--port-file", options.port_file,
+                 "File to write {\"port\", \"metrics_port\", \"pid\"} to once every scenario is loaded")
+      ->always_capture_default(false);
+  app.add_option("--log-level", options.log_level,
+                 "Least level of the JSON lines on stderr: debug, info, warn or error")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    exit_code = app.exit(error) == 0 ? 0 : 2;
+  }
+  return options;
+}
+
+}  // namespace smt::server

@@ -1,0 +1,33 @@
+// Command line of smt-server.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "log.h"
+
+namespace smt::server {
+
+struct Options {
+  std::filesystem::path registry;
+  std::string host = "127.0.0.1";
+  int port = 8500;          // 0: the system picks
+  int metrics_port = 8501;  // 0: the system picks
+  int workers = 0;          // set to the number of usable cores when not given
+  int64_t max_rows = 4096;
+  int64_t max_message_bytes = 16 << 20;
+  int64_t queue_depth = 1024;
+  int64_t queue_bytes = int64_t{256} << 20;
+  int poll_ms = 100;
+  int drain_seconds = 20;
+  std::filesystem::path port_file;  // empty: none
+  std::string log_level = "info";
+};
+
+// Parses argv. Prints help, version or the error itself; then `exit_code` is set (0 for help and version, 2 for an
+// error) and the caller exits with it.
+Options parse_options(int argc, const char* const* argv, std::optional<int>& exit_code);
+
+}  // namespace smt::server

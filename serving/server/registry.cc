@@ -1,0 +1,83 @@
+#include "registry.h"
+
+#include <algorithm>
+#include <system_error>
+
+#include "file_io.h"
+#include "names.h"
+#include "refusal.h"
+
+namespace smt::server {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint64_t kMaxPointerBytes = 256;
+constexpr const char* kTarget = "cpu";
+
+// Folder names in `dir`, sorted; `error` is set when the folder cannot be read.
+std::vector<std::string> folders(const fs::path& dir, std::error_code& error) {
+  std::vector<std::string> names;
+  for (fs::directory_iterator it(dir, error), end; !error && it != end; it.increment(error)) {
+    std::error_code ignored;
+    if (it->is_directory(ignored)) names.push_back(it->path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+}  // namespace
+
+std::vector<std::string> Registry::scenarios(std::vector<std::string>& ignored) const {
+  std::error_code error;
+  fs::path dir = root_ / "scenarios";
+  std::vector<std::string> names;
+  for (std::string& name : folders(dir, error)) {
+    if (name.starts_with('.')) continue;
+    (valid_name(name) ? names : ignored).push_back(std::move(name));
+  }
+  // A registry in which nothing was published yet has no such folder; a root that went away is a failure.
+  if (error == std::errc::no_such_file_or_directory && fs::exists(root_, error)) return {};
+  if (error) throw Refused(Reason::kIo, shown(dir) + ": cannot list: " + error.message());
+  return names;
+}
+
+std::optional<std::string> Registry::current(const std::string& scenario) const {
+  fs::path path = root_ / "scenarios" / scenario / "current";
+  std::string text;
+  try {
+    text = read_text(path, shown(path), kMaxPointerBytes);
+  } catch (const Missing&) {
+    return std::nullopt;
+  } catch (const Refused& error) {
+    throw Refused(error.reason() == Reason::kIo ? Reason::kIo : Reason::kPointer, error.what());
+  }
+  std::string_view version = text;
+  while (!version.empty() && (version.back() == '\n' || version.back() == '\r' || version.back() == ' ')) {
+    version.remove_suffix(1);
+  }
+  if (!valid_version(version)) {
+    throw Refused(Reason::kPointer, shown(path) + ": found " + in_quotes(text) +
+                                        "; expected a version of 1..64 characters A-Z a-z 0-9 _ -");
+  }
+  return std::string(version);
+}
+
+std::vector<std::string> Registry::abi_hashes(const std::string& template_name) const {
+  std::error_code error;
+  return folders(root_ / "templates" / template_name, error);
+}
+
+fs::path Registry::snapshot_dir(const std::string& scenario, const std::string& version) const {
+  return root_ / "scenarios" / scenario / "versions" / version;
+}
+
+fs::path Registry::binary_dir(const std::string& template_name, const std::string& abi_hash) const {
+  return root_ / "templates" / template_name / abi_hash / kTarget;
+}
+
+std::string Registry::shown(const fs::path& path) const {
+  return path == root_ ? "." : path.lexically_relative(root_).string();
+}
+
+}  // namespace smt::server

@@ -1,0 +1,43 @@
+// The registry's layout on a local file system. serving/registry.py is the writer.
+//
+//   <root>/templates/<name>/<abi_hash>/<target>/{manifest.json, model.pt2}
+//   <root>/scenarios/<scenario>/versions/<version>/{manifest.json, manifest.sha256, weights.safetensors}
+//   <root>/scenarios/<scenario>/current        "<version>\n", replaced atomically
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace smt::server {
+
+// Stateless but for the root; thread-safe.
+class Registry {
+ public:
+  explicit Registry(std::filesystem::path root) : root_(std::move(root)) {}
+
+  // Names of the folders under scenarios/, sorted; folders whose name is no scenario name go to `ignored` (those that
+  // start with '.' are work in progress of a publisher and are skipped). A missing scenarios/ gives an empty list.
+  // Throws Refused(kIo).
+  std::vector<std::string> scenarios(std::vector<std::string>& ignored) const;
+
+  // The version that `current` names; nullopt when there is no such file.
+  // Throws Refused: kPointer when it holds something else than a version, kIo.
+  std::optional<std::string> current(const std::string& scenario) const;
+
+  // ABI hashes for which the template has a folder, sorted. Never throws.
+  std::vector<std::string> abi_hashes(const std::string& template_name) const;
+
+  std::filesystem::path snapshot_dir(const std::string& scenario, const std::string& version) const;
+  std::filesystem::path binary_dir(const std::string& template_name, const std::string& abi_hash) const;
+
+  // `path` relative to the root, for messages: clients read them, and need no absolute paths.
+  std::string shown(const std::filesystem::path& path) const;
+  const std::filesystem::path& root() const { return root_; }
+
+ private:
+  std::filesystem::path root_;
+};
+
+}  // namespace smt::server

@@ -1,0 +1,70 @@
+// Which snapshot serves which scenario: the point where a swap happens.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "snapshot.h"
+
+namespace smt::server {
+
+// kLoading -> kServing | kUnavailable; kUnavailable -> kLoading; kServing stays: a refused or vanished version never
+// takes away what is being served.
+enum class ScenarioState { kLoading, kServing, kUnavailable };
+
+struct ScenarioStatus {
+  std::string scenario;
+  ScenarioState state = ScenarioState::kLoading;
+  std::string version;          // being served; empty: none
+  std::string refused_version;  // empty: none was refused, or the refused pointer named no version
+  std::string refused_reason;   // empty: the current version is being served
+  std::string abi_hash;
+  int64_t weight_bytes = 0;
+  int64_t loads = 0;
+};
+
+// Thread-safe. Readers (serving threads) hold the lock for a map look-up and a reference count; writers (the watcher
+// thread) for a pointer exchange. No snapshot is loaded or freed under the lock.
+class ScenarioStore {
+ public:
+  // The snapshot being served; null if the scenario is unknown or none of its versions is loaded. The caller keeps the
+  // reference for as long as it uses the snapshot: one reference for one request, so its scores are of one version.
+  std::shared_ptr<const LoadedSnapshot> find(std::string_view scenario) const;
+
+  // nullopt: the registry names no such scenario.
+  std::optional<ScenarioStatus> status(std::string_view scenario) const;
+  std::vector<ScenarioStatus> list() const;  // sorted by name
+  std::vector<std::string> names() const;    // sorted
+
+  // The registry names the scenario and a version of it is about to be loaded.
+  void loading(const std::string& scenario);
+  // Flips the scenario to `snapshot`, from this moment on for every new request. Returns the one it replaces (null at
+  // first), so that the caller decides where the last reference is dropped.
+  std::shared_ptr<const LoadedSnapshot> publish(std::shared_ptr<const LoadedSnapshot> snapshot);
+  // A version was refused; what is being served goes on being served. `version` is empty for an unreadable pointer.
+  void refuse(const std::string& scenario, const std::string& version, const std::string& reason);
+  // The pointer names the version being served again.
+  void clear_refusal(const std::string& scenario);
+
+ private:
+  struct Entry {
+    std::shared_ptr<const LoadedSnapshot> snapshot;
+    bool loading = false;
+    std::string refused_version;
+    std::string refused_reason;
+    int64_t loads = 0;
+  };
+  static ScenarioStatus describe(const std::string& scenario, const Entry& entry);
+
+  mutable std::mutex mutex_;  // guards entries_
+  std::map<std::string, Entry, std::less<>> entries_;
+};
+
+}  // namespace smt::server

@@ -1,0 +1,140 @@
+#include "server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include <chrono>
+#include <stdexcept>
+
+#include "address.h"
+#include "aoti_binary.h"
+#include "log.h"
+
+namespace smt::server {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// How long open streams that carry no prediction (health watches, reflection) may hold up the end of a drain.
+constexpr std::chrono::milliseconds kStreamGrace{200};
+
+BinaryOpener aoti_opener(const Registry& registry, int workers) {
+  // One instance per worker, and one for the watcher's trial rows.
+  return [registry, instances = static_cast<size_t>(workers) + 1](const std::filesystem::path& dir,
+                                                                  BinaryManifest manifest) {
+    return open_aoti_binary(dir, registry.shown(dir / "manifest.json"), std::move(manifest), instances);
+  };
+}
+
+WorkerPool::Limits pool_limits(const Options& options) {
+  return {.workers = static_cast<size_t>(options.workers),
+          .queue_depth = static_cast<size_t>(options.queue_depth),
+          .queue_bytes = static_cast<size_t>(options.queue_bytes)};
+}
+
+[[noreturn]] void cannot_listen(const std::string& what, const std::string& host, int port) {
+  std::string reason = listen_error(host, port);
+  throw std::runtime_error(what + ": cannot listen on " + host_port(host, port) + ": " +
+                           (reason.empty() ? "unknown reason" : reason));
+}
+
+}  // namespace
+
+Server::Server(const Options& options)
+    : options_(options),
+      registry_(std::filesystem::absolute(options.registry).lexically_normal()),
+      binaries_(registry_, aoti_opener(registry_, options.workers)),
+      loader_(registry_, binaries_),
+      watcher_(
+          registry_,
+          [this](const std::string& scenario, const std::string& version, TouchedFiles& touched, std::stop_token stop) {
+            return loader_.load(scenario, version, touched, std::move(stop));
+          },
+          store_, *this),
+      pool_(pool_limits(options_), prepare_compute_thread),
+      state_{.options = options_, .store = store_, .binaries = binaries_, .pool = pool_, .metrics = metrics_},
+      service_(state_) {
+  std::string host = numeric_host(options_.host);
+  collectable_ = metrics_.collectable([this](Metrics& metrics) {
+    metrics.queue_depth().Set(static_cast<double>(pool_.waiting()));
+    metrics.inflight().Set(static_cast<double>(state_.gate.inside()));
+  });
+  try {
+    exposer_ = std::make_unique<prometheus::Exposer>(host_port(host, options_.metrics_port));
+  } catch (const std::exception&) {
+    cannot_listen("--metrics-port", host, options_.metrics_port);
+  }
+  exposer_->RegisterCollectable(collectable_);
+  metrics_port_ = exposer_->GetListeningPorts().at(0);
+
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(host_port(host, options_.port), grpc::InsecureServerCredentials(), &port_);
+  builder.RegisterService(&service_);
+  builder.SetMaxReceiveMessageSize(static_cast<int>(options_.max_message_bytes));
+  // Two servers on one port would share its requests at random; with this, the second one fails to start.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  grpc_ = builder.BuildAndStart();
+  if (!grpc_ || port_ == 0) cannot_listen("--port", host, options_.port);
+  set_health("", false);
+}
+
+Server::~Server() {
+  if (grpc_) grpc_->Shutdown(std::chrono::system_clock::now());
+  watcher_.stop();
+  pool_.stop();
+}
+
+void Server::load(std::stop_token stop) {
+  prepare_compute_thread();  // this thread scores the trial rows of the first scan
+  watcher_.scan(stop);
+  if (stop.stop_requested()) return;
+  state_.ready.store(true, std::memory_order_relaxed);
+  set_health("", true);
+  watcher_.start(std::chrono::milliseconds(options_.poll_ms), prepare_compute_thread);
+}
+
+void Server::drain() {
+  Clock::time_point begin = Clock::now();
+  Clock::time_point end = begin + std::chrono::seconds(options_.drain_seconds);
+  grpc_->GetHealthCheckService()->Shutdown();  // every service NOT_SERVING, whatever is set later
+  state_.gate.close();
+  log::info("draining", {{"inflight", state_.gate.inside()}, {"seconds", options_.drain_seconds}});
+  bool idle = state_.gate.wait_idle_until(end);
+  if (!idle) log::warn("drain_timeout", {{"cancelled", state_.gate.inside()}});
+  // Calls that are still inside are cancelled at once; workers drop them as they reach them.
+  grpc_->Shutdown(std::chrono::system_clock::now() + (idle ? kStreamGrace : std::chrono::milliseconds(0)));
+  watcher_.stop();
+  pool_.stop();
+  log::info("drained", {{"seconds", std::chrono::duration<double>(Clock::now() - begin).count()}});
+}
+
+void Server::set_health(const std::string& service, bool serving) {
+  grpc_->GetHealthCheckService()->SetServingStatus(service, serving);
+}
+
+void Server::found(const std::string& scenario) {
+  metrics_.add(scenario);
+  set_health(scenario, false);
+}
+
+void Server::loaded(const LoadedSnapshot& snapshot) {
+  ScenarioMetrics& metrics = metrics_.add(snapshot.scenario);
+  metrics.loads->Increment();
+  metrics.weight_bytes->Set(static_cast<double>(snapshot.weight_bytes()));
+  metrics.created->Set(snapshot.created);
+  set_health(snapshot.scenario, true);
+  double serving = 0;
+  for (const ScenarioStatus& status : store_.list()) serving += status.version.empty() ? 0 : 1;
+  metrics_.scenarios().Set(serving);
+}
+
+void Server::refused(const std::string& scenario, Reason reason, bool serving) {
+  metrics_.add(scenario).refused[static_cast<size_t>(reason)]->Increment();
+  set_health(scenario, serving);
+}
+
+void Server::scanned() { binaries_.prune(); }
+
+}  // namespace smt::server

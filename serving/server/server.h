@@ -1,0 +1,66 @@
+// The server as a whole: owns every part, in the order in which they depend on each other.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+#include <prometheus/exposer.h>
+
+#include <memory>
+#include <stop_token>
+
+#include "binary_cache.h"
+#include "metrics.h"
+#include "options.h"
+#include "registry_watcher.h"
+#include "scenario_store.h"
+#include "server_state.h"
+#include "service.h"
+#include "snapshot_loader.h"
+#include "worker_pool.h"
+
+namespace smt::server {
+
+// Use from one thread: construct, load(), then drain() once.
+class Server : private WatchObserver {
+ public:
+  // Binds both ports; throws std::runtime_error that names the address and the reason. Answers, but is not ready:
+  // health says NOT_SERVING and Predict UNAVAILABLE.
+  explicit Server(const Options& options);
+  ~Server() override;
+
+  // Loads every scenario on this thread, then watches the registry on another and turns ready (health SERVING).
+  // Returns early, not ready, when `stop` is requested.
+  void load(std::stop_token stop);
+
+  // Health NOT_SERVING, new calls UNAVAILABLE, waits for those in flight; after options.drain_seconds cancels them.
+  void drain();
+
+  int port() const { return port_; }
+  int metrics_port() const { return metrics_port_; }
+
+ private:
+  // WatchObserver, on the thread that scans.
+  void found(const std::string& scenario) override;
+  void loaded(const LoadedSnapshot& snapshot) override;
+  void refused(const std::string& scenario, Reason reason, bool serving) override;
+  void scanned() override;
+
+  void set_health(const std::string& service, bool serving);
+
+  const Options options_;
+  Metrics metrics_;
+  ScenarioStore store_;
+  Registry registry_;
+  BinaryCache binaries_;
+  SnapshotLoader loader_;
+  RegistryWatcher watcher_;
+  WorkerPool pool_;
+  ServerState state_;
+  PredictionServiceImpl service_;
+  std::shared_ptr<prometheus::Collectable> collectable_;
+  std::unique_ptr<prometheus::Exposer> exposer_;
+  std::unique_ptr<grpc::Server> grpc_;
+  int port_ = 0;
+  int metrics_port_ = 0;
+};
+
+}  // namespace smt::server

@@ -1,0 +1,96 @@
+#include "service.h"
+
+#include "missing_scenario.h"
+#include "names.h"
+#include "predict_call.h"
+#include "version.h"
+
+namespace smt::server {
+namespace {
+
+std::string state_name(ScenarioState state) {
+  switch (state) {
+    case ScenarioState::kLoading:
+      return "LOADING";
+    case ScenarioState::kServing:
+      return "SERVING";
+    case ScenarioState::kUnavailable:
+      return "UNAVAILABLE";
+  }
+  return "UNAVAILABLE";
+}
+
+grpc::ServerUnaryReactor* answered(grpc::CallbackServerContext* context, const grpc::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(status);
+  return reactor;
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* PredictionServiceImpl::Predict(grpc::CallbackServerContext* context,
+                                                         const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
+  // Deletes itself in OnDone(), which gRPC calls only after this function has returned the reactor.
+  auto* call = new PredictCall(state_, *context, *request, *response);
+  call->start();
+  return call;
+}
+
+grpc::ServerUnaryReactor* PredictionServiceImpl::ListScenarios(grpc::CallbackServerContext* context,
+                                                               const v1::ListScenariosRequest*,
+                                                               v1::ListScenariosResponse* response) {
+  for (const ScenarioStatus& status : state_.store.list()) {
+    v1::ScenarioStatus* out = response->add_scenarios();
+    out->set_scenario(status.scenario);
+    out->set_version(status.version);
+    out->set_state(state_name(status.state));
+    out->set_refused_version(status.refused_version);
+    out->set_refused_reason(status.refused_reason);
+    out->set_abi_hash(status.abi_hash);
+    out->set_weight_bytes(status.weight_bytes);
+    out->set_loads(status.loads);
+  }
+  return answered(context, grpc::Status::OK);
+}
+
+grpc::ServerUnaryReactor* PredictionServiceImpl::GetScenario(grpc::CallbackServerContext* context,
+                                                             const v1::GetScenarioRequest* request,
+                                                             v1::ScenarioMetadata* response) {
+  auto snapshot = state_.store.find(request->scenario());
+  if (!snapshot) {
+    MissingScenario missing = describe_missing(state_, request->scenario());
+    auto code = missing.unknown ? grpc::StatusCode::NOT_FOUND : grpc::StatusCode::UNAVAILABLE;
+    return answered(context, grpc::Status(code, shortened(missing.message)));
+  }
+  response->set_scenario(snapshot->scenario);
+  response->set_version(snapshot->version);
+  response->set_template_name(snapshot->source.name);
+  response->set_template_version(snapshot->source.version);
+  for (const transform::InputInfo& input : snapshot->features.inputs()) {
+    v1::InputMetadata* out = response->add_inputs();
+    out->set_name(input.name);
+    out->set_type(input.type);
+    out->set_required(input.required);
+    out->set_multi_valued(input.multi_valued);
+  }
+  for (const Task& task : snapshot->tasks) response->add_tasks(task.name);
+  return answered(context, grpc::Status::OK);
+}
+
+grpc::ServerUnaryReactor* PredictionServiceImpl::GetServer(grpc::CallbackServerContext* context,
+                                                           const v1::GetServerRequest*, v1::ServerMetadata* response) {
+  response->set_version(kVersion);
+  response->set_max_rows(static_cast<int32_t>(state_.options.max_rows));
+  response->set_max_message_bytes(state_.options.max_message_bytes);
+  response->set_workers(state_.options.workers);
+  for (const auto& binary : state_.binaries.list()) {
+    v1::TemplateBinary* out = response->add_binaries();
+    out->set_template_name(binary->manifest().source.name);
+    out->set_template_version(binary->manifest().source.version);
+    out->set_abi_hash(binary->manifest().abi_hash);
+    out->set_sha256(binary->manifest().model.sha256);
+  }
+  return answered(context, grpc::Status::OK);
+}
+
+}  // namespace smt::server

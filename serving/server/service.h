@@ -1,0 +1,33 @@
+// smt.v1.PredictionService. Proto-facing: includes no torch header.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include "server_state.h"
+#include "smt/v1/prediction.grpc.pb.h"
+
+namespace smt::server {
+
+// Thread-safe, as gRPC calls it from many threads. Predict hands its work to the worker pool; the other methods answer
+// on gRPC's thread from what is in memory.
+class PredictionServiceImpl final
+    : public v1::PredictionService::WithRawCallbackMethod_Predict<
+          v1::PredictionService::WithCallbackMethod_ListScenarios<v1::PredictionService::WithCallbackMethod_GetScenario<
+              v1::PredictionService::WithCallbackMethod_GetServer<v1::PredictionService::Service>>>> {
+ public:
+  explicit PredictionServiceImpl(ServerState& state) : state_(state) {}
+
+  grpc::ServerUnaryReactor* Predict(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                    grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* ListScenarios(grpc::CallbackServerContext* context, const v1::ListScenariosRequest* request,
+                                          v1::ListScenariosResponse* response) override;
+  grpc::ServerUnaryReactor* GetScenario(grpc::CallbackServerContext* context, const v1::GetScenarioRequest* request,
+                                        v1::ScenarioMetadata* response) override;
+  grpc::ServerUnaryReactor* GetServer(grpc::CallbackServerContext* context, const v1::GetServerRequest* request,
+                                      v1::ServerMetadata* response) override;
+
+ private:
+  ServerState& state_;
+};
+
+}  // namespace smt::server

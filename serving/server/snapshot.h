@@ -1,0 +1,37 @@
+// One scenario's weights as they are served: immutable, complete, verified.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "manifest.h"
+#include "template_binary.h"
+#include "transform.h"
+#include "weights_file.h"
+
+namespace smt::server {
+
+// Immutable after construction, so any number of threads may use it at once without a lock. Shared by reference count:
+// the scenario store holds one reference while the version is current, each request holds one from admission to its
+// response. The weights live exactly as long as any of them; whoever drops the last reference frees them.
+//
+// Invariants: tasks' heads < binary's tasks; slab, table and features have the sizes that the binary expects; every row
+// that features can produce lies inside the table; all weights are finite.
+struct LoadedSnapshot {
+  std::string scenario;
+  std::string version;
+  TemplateRef source;
+  std::string abi_hash;
+  std::vector<Task> tasks;
+  double created = 0;  // seconds since the epoch, 0 if the manifest does not say
+  transform::FeatureSpec features;
+  Weights weights;
+  std::shared_ptr<const TemplateBinary> binary;
+
+  WeightsView view() const { return {weights.slab.values(), weights.table.values(), weights.table_rows}; }
+  int64_t weight_bytes() const { return static_cast<int64_t>(weights.slab.bytes() + weights.table.bytes()); }
+};
+
+}  // namespace smt::server

@@ -1,0 +1,137 @@
+#include "snapshot_loader.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "file_io.h"
+#include "names.h"
+#include "refusal.h"
+#include "sha256.h"
+
+namespace smt::server {
+namespace {
+
+namespace fs = std::filesystem;
+
+SnapshotManifest read_manifest(const Registry& registry, const fs::path& dir, const std::string& scenario,
+                               const std::string& version) {
+  fs::path path = dir / "manifest.json";
+  fs::path checksum_path = dir / "manifest.sha256";
+  std::string shown = registry.shown(path);
+  std::string text = read_text(path, shown, kMaxManifestBytes);
+  std::string checksum = read_text(checksum_path, registry.shown(checksum_path), 1024);
+  while (!checksum.empty() && (checksum.back() == '\n' || checksum.back() == '\r')) checksum.pop_back();
+  if (std::string found = sha256_hex(text); found != checksum) {
+    throw Refused(Reason::kChecksum, shown + ": sha256 is " + found + "; manifest.sha256 says " + in_quotes(checksum));
+  }
+  SnapshotManifest manifest = parse_snapshot_manifest(text, shown);
+  if (manifest.scenario != scenario || manifest.version != version) {
+    throw Refused(Reason::kManifest, shown + ": is of " + manifest.scenario + "/" + manifest.version +
+                                         "; its place says " + scenario + "/" + version);
+  }
+  return manifest;
+}
+
+void expect(Reason reason, int64_t found, int64_t expected, const std::string& shown, const std::string& what) {
+  if (found == expected) return;
+  throw Refused(reason,
+                shown + ": " + what + ": found " + std::to_string(found) + "; expected " + std::to_string(expected));
+}
+
+transform::FeatureSpec parse_features(const SnapshotManifest& manifest, const BinaryManifest& binary,
+                                      const std::string& shown) {
+  try {
+    auto features = transform::FeatureSpec::parse(manifest.features_json);
+    expect(Reason::kFeatures, features.dense_slots(), binary.dense_slots, shown, "field 'features.dense_slots'");
+    expect(Reason::kFeatures, features.categorical_slots(), binary.categorical_slots, shown,
+           "field 'features.categorical_slots'");
+    return features;
+  } catch (const transform::SpecError& error) {
+    throw Refused(Reason::kFeatures, shown + ": field 'features': " + shortened(error.what(), 500));
+  }
+}
+
+// One row whose bags hold nothing and the first table rows: the smallest input that touches all of the code.
+transform::Batch trial_batch(const BinaryManifest& binary, int64_t table_rows) {
+  transform::Batch batch;
+  batch.rows = 1;
+  batch.dense.assign(static_cast<size_t>(binary.dense_slots), 0.0F);
+  for (int64_t row = 0; row < std::min<int64_t>(table_rows, 8); ++row) batch.ids.push_back(row);
+  batch.offsets = {0, 0, static_cast<int64_t>(batch.ids.size())};
+  batch.bag_index.assign(static_cast<size_t>(binary.categorical_slots), 1);
+  return batch;
+}
+
+void probe(const LoadedSnapshot& snapshot, const std::string& shown) {
+  const BinaryManifest& binary = snapshot.binary->manifest();
+  std::vector<float> scores;
+  try {
+    snapshot.binary->run(snapshot.view(), trial_batch(binary, snapshot.weights.table_rows), scores);
+  } catch (const std::exception& error) {
+    throw Refused(Reason::kProbe, shown + ": a trial row failed: " + shortened(error.what(), 500));
+  }
+  for (const Task& task : snapshot.tasks) {
+    if (!std::isfinite(scores.at(static_cast<size_t>(task.head)))) {
+      throw Refused(Reason::kProbe,
+                    shown + ": the score of a trial row for task " + in_quotes(task.name) + " is not finite");
+    }
+  }
+}
+
+std::shared_ptr<const LoadedSnapshot> load_verified(const Registry& registry, BinaryCache& binaries,
+                                                    const std::string& scenario, const std::string& version,
+                                                    TouchedFiles& touched, std::stop_token stop) {
+  fs::path dir = registry.snapshot_dir(scenario, version);
+  fs::path weights_path = dir / "weights.safetensors";
+  for (const fs::path& path : {dir / "manifest.json", dir / "manifest.sha256", weights_path}) touched.add(path);
+  SnapshotManifest manifest = read_manifest(registry, dir, scenario, version);
+  std::string shown = registry.shown(dir / "manifest.json");
+
+  auto binary = binaries.get(manifest.source.name, manifest.abi_hash, touched);
+  const BinaryManifest& abi = binary->manifest();
+  expect(Reason::kAbi, manifest.dim, abi.dim, shown, "field 'dim'");
+  for (size_t i = 0; i < manifest.tasks.size(); ++i) {
+    if (manifest.tasks[i].head < abi.tasks) continue;
+    throw Refused(Reason::kAbi, shown + ": field 'tasks[" + std::to_string(i) + "].head': found " +
+                                    std::to_string(manifest.tasks[i].head) + "; expected 0.." +
+                                    std::to_string(abi.tasks - 1) + ", the template's heads");
+  }
+  transform::FeatureSpec features = parse_features(manifest, abi, shown);
+
+  std::string weights_shown = registry.shown(weights_path);
+  Weights weights = read_weights(weights_path, weights_shown, manifest.weights, std::move(stop));
+  expect(Reason::kWeights, static_cast<int64_t>(weights.slab.values().size()), abi.slab_elements, weights_shown,
+         "elements of tensor 'slab'");
+  expect(Reason::kWeights, weights.dim, abi.dim, weights_shown, "columns of tensor 'table'");
+  // The binary's smallest table has two rows, also for a scenario without categorical features.
+  expect(Reason::kWeights, weights.table_rows, std::max<int64_t>(features.table_rows(), 2), weights_shown,
+         "rows of tensor 'table'");
+
+  LoadedSnapshot snapshot{.scenario = scenario,
+                          .version = version,
+                          .source = manifest.source,
+                          .abi_hash = manifest.abi_hash,
+                          .tasks = std::move(manifest.tasks),
+                          .created = manifest.created,
+                          .features = std::move(features),
+                          .weights = std::move(weights),
+                          .binary = std::move(binary)};
+  probe(snapshot, registry.shown(dir));
+  return std::make_shared<const LoadedSnapshot>(std::move(snapshot));
+}
+
+}  // namespace
+
+std::shared_ptr<const LoadedSnapshot> SnapshotLoader::load(const std::string& scenario, const std::string& version,
+                                                           TouchedFiles& touched, std::stop_token stop) const {
+  try {
+    return load_verified(registry_, binaries_, scenario, version, touched, std::move(stop));
+  } catch (const Refused&) {
+    throw;
+  } catch (const std::exception& error) {  // out of memory, a library's own error: refuse, do not fall
+    throw Refused(Reason::kIo,
+                  "scenario " + in_quotes(scenario) + " version " + version + ": " + shortened(error.what(), 500));
+  }
+}
+
+}  // namespace smt::server
