@@ -69,8 +69,9 @@ def encoder(draw: st.DrawFn, kind: str) -> dict[str, Any]:
 
 
 def encoder_rows(encode: dict[str, Any]) -> int:
-    sizes = {"vocabulary": lambda e: len(e["values"]), "hash": lambda e: e["size"]}
-    return 2 + sizes.get(encode["op"], lambda e: len(e["boundaries"]) + 1)(encode)
+    if encode["op"] == "hash":
+        return 2 + int(encode["size"])
+    return 2 + (len(encode["values"]) if encode["op"] == "vocabulary" else len(encode["boundaries"]) + 1)
 
 
 @st.composite
@@ -82,7 +83,8 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         lists = base != "number" and draw(st.booleans())
         for _ in range(draw(st.integers(1, 3))):
             kind = "number" if base == "int" and draw(st.booleans()) else base
-            feature = {"name": f"f{len(features)}", "input": f"in{i}", "type": kind, "required": draw(st.booleans())}
+            feature: dict[str, Any] = {"name": f"f{len(features)}", "input": f"in{i}", "type": kind}
+            feature["required"] = draw(st.booleans())
             default = draw(st.none() | VALUES[kind])
             if base != "string" and not lists and draw(st.booleans()):
                 steps = draw(st.lists(step(), max_size=4))
@@ -114,7 +116,8 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def columns(draw: st.DrawFn, spec: dict[str, Any], rows: int) -> tuple[list[RawColumn], list[RawColumn]]:
     """Candidate and context columns that fit the spec."""
-    candidates, context = [], []
+    candidates: list[RawColumn] = []
+    context: list[RawColumn] = []
     infos = list(ReferenceTransform(spec).inputs)
     for info in draw(st.permutations(infos)):
         where = draw(st.sampled_from(["candidate", "candidate", "context"] + ([] if info.required else ["absent"])))
@@ -223,7 +226,8 @@ def test_refuses_what_the_reference_refuses(data: st.DataObject) -> None:
 
 @st.composite
 def damage(draw: st.DrawFn, column: RawColumn) -> RawColumn:
-    name, values, lengths = column.name, column.values, column.lengths
+    name, lengths = column.name, column.lengths
+    values: Any = column.values
     what = draw(st.sampled_from(["name", "type", "values", "lengths", "negative", "long", "nan", "none"]))
     if what == "name":
         name = draw(st.sampled_from(["in", "in00", "unknown", "", "in1 ", "IN0"]))
@@ -261,7 +265,7 @@ def spec_of(*features: dict[str, Any]) -> dict[str, Any]:
     dense = categorical = rows = 0
     out = []
     for i, given_keys in enumerate(features):
-        feature = {"name": f"x{i}", "input": f"x{i}", "required": True, **given_keys}
+        feature: dict[str, Any] = {"name": f"x{i}", "input": f"x{i}", "required": True, **given_keys}
         if "encode" in feature:
             size = encoder_rows(feature["encode"])
             feature |= {"kind": "categorical", "slot": categorical, "first_row": rows, "rows": size}

@@ -109,7 +109,12 @@ def test_values_hidden_under_a_null_list_are_not_used() -> None:
 
 
 def test_chunks() -> None:
-    for parts in ([["a", None], [], ["b"]], [[1, None], [], [2]], [[["a"], None], [], [["b", "c"]]]):
+    columns: list[list[list[Any]]] = [
+        [["a", None], [], ["b"]],
+        [[1, None], [], [2]],
+        [[["a"], None], [], [["b", "c"]]],
+    ]
+    for parts in columns:
         kind = pa.array(parts[0]).type
         whole = pa.array([v for part in parts for v in part], kind)
         chunked = pa.chunked_array([pa.array(part, kind) for part in parts])

@@ -184,12 +184,12 @@ def test_limits_themselves_are_accepted() -> None:
         (np.zeros(2), np.ones(2, np.int64), "feature 'age': lengths: dtype int64; expected"),
         (np.zeros(2), [1, 1], "feature 'age': lengths: list; expected a numpy array [n] of int32"),
         (
-            StringValues(np.zeros(3, np.uint32), np.zeros(1, np.uint8)),  # type: ignore[arg-type]
+            StringValues(np.zeros(3, np.uint32), np.zeros(1, np.uint8)),
             None,
             "feature 'age': string offsets: dtype uint32; expected",
         ),
         (
-            StringValues(np.zeros(3, np.int32), np.zeros(1, np.int8)),  # type: ignore[arg-type]
+            StringValues(np.zeros(3, np.int32), np.zeros(1, np.int8)),
             None,
             "feature 'age': string data: dtype int8; expected",
         ),

@@ -250,7 +250,7 @@ TEST(Transform, KeepsMessagesPrintableAndShort) {
   EXPECT_EQ(unknown("agee"), "feature 'agee': unknown feature; did you mean 'age'?");
   EXPECT_EQ(unknown(""),
             "feature '': unknown feature; expected one of 'age', 'gain', 'education', 'genres', 'weeks', 'user'");
-  EXPECT_EQ(unknown("a\n\xff\xc3\xa9\xed\xa0\x80").substr(0, 40), "feature 'a\\x0a\\xff\xc3\xa9\\xed\\xa0\\x80': unkn");
+  EXPECT_TRUE(unknown("a\n\xff\xc3\xa9\xed\xa0\x80").starts_with("feature 'a\\x0a\\xff\xc3\xa9\\xed\\xa0\\x80': unk"));
   EXPECT_LT(unknown(std::string(1 << 20, 'y')).size(), 300u);
   EXPECT_NE(unknown(std::string(1 << 20, 'y')).find("(cut, 1048576 bytes)"), std::string::npos);
 }
