@@ -3,7 +3,8 @@
 #include <array>
 #include <bit>
 #include <cmath>
-#include <cstring>
+#include <span>
+#include <type_traits>
 
 #include "model.h"
 

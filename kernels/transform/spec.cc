@@ -1,6 +1,7 @@
 // FeatureSpec JSON -> Model. Strict: a spec is written by a machine, so anything odd in it is a fault to report.
-#include <cmath>
+#include <map>
 #include <set>
+#include <string>
 #include <utility>
 
 #include "json_object.h"

@@ -54,8 +54,8 @@ struct Limits {
 
 // The template's inputs for `rows` candidates. Reused from call to call: apply() keeps the capacity.
 //
-// Bags: bag 0 is reserved and empty; then, for each categorical feature in spec order, one bag per row
-// (sent as a candidate or absent with rows > 0 -> see bag_index) or a single bag (sent as context or absent).
+// Bags: bag 0 is reserved and empty; then, for each categorical feature in spec order, one bag per row if its input
+// was sent as a candidate column, or a single bag for all rows if it was sent as context or not at all.
 // There are always at least two bags.
 struct Batch {
   int64_t rows = 0;
