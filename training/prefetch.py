@@ -1,0 +1,72 @@
+"""Runs an iterator a few items ahead in a thread."""
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Prefetch(Generic[T]):
+    """Iterates over `source` in a background thread, at most `depth` items ahead.
+
+        with Prefetch(make_batches(), depth=4) as batches:
+            for batch in batches: ...
+
+    An exception of the source is raised by the iteration, after the items before it. Leaving the `with` block stops
+    the thread, also when the iteration is not finished.
+    """
+
+    def __init__(self, source: Iterator[T], depth: int = 4) -> None:
+        self._source = source
+        self._depth = depth
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._finished = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            for item in self._source:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopped or len(self._items) < self._depth)
+                    if self._stopped:
+                        break
+                    self._items.append(item)
+                    self._changed.notify_all()
+        except BaseException as raised:  # raised again in the consumer
+            error = raised
+        with self._changed:
+            self._error = error
+            self._finished = True
+            self._changed.notify_all()
+
+    def __enter__(self) -> "Prefetch[T]":
+        self._thread.start()
+        return self
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._items) or self._finished)
+            if self._items:
+                self._changed.notify_all()
+                return self._items.popleft()
+            if self._error is not None:
+                raise self._error
+            raise StopIteration
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join()

@@ -1,0 +1,356 @@
+"""Trains a scenario: fits its features, trains the template's model with TorchRec, exports the best weights.
+
+    result = train(load_scenario("income_workers.yaml"), Path("build/runs/income_workers"))
+
+One process by default; under torchrun, as many as it starts. Two runs with the same inputs on the same machine give
+the same weights, bit for bit, and so does a run that is interrupted and resumed.
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from smt.training import checkpoint
+from smt.training.checkpoint import CheckpointError
+from smt.training.data import Loader, Shard, fingerprint
+from smt.training.display import Display
+from smt.training.features import FeatureSpec
+from smt.training.fit import Fitted, fit
+from smt.training.metrics import TaskMetrics, evaluate, mean_ne
+from smt.training.model import slab_layout
+from smt.training.optimizer import dense_optimizer, lr_share
+from smt.training.parallel import barrier, from_rank_zero, gather, in_lockstep, process_group
+from smt.training.prefetch import Prefetch
+from smt.training.reading import DataError, pieces
+from smt.training.run import (
+    Progress,
+    RunPaths,
+    TrainResult,
+    load_result,
+    write_json,
+    write_lines,
+    write_weights,
+)
+from smt.training.scenario import Scenario
+from smt.training.sharded import ShardedModel
+
+__all__ = ["CheckpointError", "TrainResult", "TrainingError", "load_result", "train"]
+
+EVALUATION_ROWS = 16_384
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on; the message says what to change."""
+
+
+def train(
+    scenario: Scenario,
+    run_dir: Path | str,
+    *,
+    epochs: int | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> TrainResult:
+    """Trains a scenario and writes its run directory (see run.py).
+
+    Args:
+        epochs: train until so many epochs are complete; None is the recipe's number. A new run plans its learning
+            rates over them.
+        resume: continue the run in `run_dir`. If all its planned epochs are done, or it stopped early, `epochs` above
+            the completed ones adds epochs: they use the final learning rates, always run, and the weights of the last
+            of them are exported, best or not. With nothing left to do the finished result is returned.
+        progress: show a progress bar and the metrics of every epoch on stderr.
+
+    Raises:
+        ConfigError, DataError, InputError: the data does not fit the scenario.
+        CheckpointError: `resume` without a checkpoint, or of a run with another template, scenario or data.
+        TrainingError: the loss became infinite or NaN.
+    """
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs: found {epochs}; expected at least 1")
+    with process_group() as device, Display(progress and dist.get_rank() == 0) as display:
+        return _Training(scenario, RunPaths(Path(run_dir)), device, display).run(epochs, resume)
+
+
+class _Training:
+    """One call of `train`."""
+
+    def __init__(self, scenario: Scenario, paths: RunPaths, device: torch.device, display: Display) -> None:
+        self.scenario = scenario
+        self.template = scenario.template
+        self.recipe = scenario.template.recipe
+        self.paths = paths
+        self.device = device
+        self.display = display
+        self.shard = Shard(dist.get_rank(), dist.get_world_size())
+        self.weights = torch.tensor([task.weight for task in scenario.tasks], device=device)
+
+    def run(self, epochs: int | None, resume: bool) -> TrainResult:
+        started = time.monotonic()
+        found = self._find_checkpoint() if resume else None
+        spec, state = self._resumed(found[1]) if found else self._fresh(epochs)
+        stop = epochs if epochs is not None else max(state.planned_epochs, state.epochs_completed)
+        if state.stopped is not None and stop <= state.epochs_completed:
+            self.display.say(f"{self.scenario.name}: all {state.epochs_completed} epochs are done")
+            return self._result(state)
+
+        batch_size = -(-self.recipe.batch_size // self.shard.world)
+        self.training = Loader(self.scenario, spec, "train", batch_size, shard=self.shard)
+        self.validation = Loader(self.scenario, spec, "valid", EVALUATION_ROWS, shard=self.shard)
+        self.model = ShardedModel(self.template, spec, self.device)
+        self.optimizer = dense_optimizer(self.model.net, self.template, len(self.scenario.tasks))
+        if found:
+            checkpoint.restore(found[0], self.model, self.optimizer)
+        share = -(-state.rows["train"] // self.shard.world)
+        self.steps_per_epoch = -(-share // batch_size)
+
+        self.display.stage("training", state.rows["train"] * stop)
+        self.display.advance(state.rows["train"] * state.epochs_completed)
+        extending = state.stopped is not None
+        while state.epochs_completed < stop and (extending or state.stopped is None):
+            self._epoch(state, stop, extending or state.epochs_completed >= state.planned_epochs)
+            state.seconds += time.monotonic() - started
+            started = time.monotonic()
+            checkpoint.save(self.paths.checkpoint, self.model, self.optimizer, state.to_json())
+        return self._result(state)
+
+    # --- where to start ---
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "scenario": self.scenario.sha256,
+            "template": self.template.sha256,
+            "train data": fingerprint(self.scenario, "train"),
+            "valid data": fingerprint(self.scenario, "valid"),
+        }
+
+    def _find_checkpoint(self) -> tuple[Path, dict[str, Any]]:
+        found = checkpoint.latest(self.paths.checkpoint)
+        if found is None:
+            raise CheckpointError(f"{self.paths.checkpoint}: found no checkpoint to resume from; train without resume")
+        return found
+
+    def _resumed(self, saved: dict[str, Any]) -> tuple[FeatureSpec, Progress]:
+        state = Progress(**saved)
+        for what, now in self._identity().items():
+            if state.identity.get(what) != now:
+                raise CheckpointError(
+                    f"{self.paths.root}: found a run of another {what}; expected the one it was started with "
+                    f"(train without resume to start anew)"
+                )
+        spec = FeatureSpec.load(self.paths.features)
+        if self.shard.rank == 0:
+            write_lines(self.paths.metrics, state.history)
+        return spec, state
+
+    def _fresh(self, epochs: int | None) -> tuple[FeatureSpec, Progress]:
+        fitted, valid_rows = from_rank_zero(self._fit)
+        spec = fitted.spec
+        state = Progress(
+            planned_epochs=epochs or self.recipe.epochs,
+            identity=self._identity(),
+            rows={"train": fitted.rows, "valid": valid_rows},
+            warnings=fitted.warnings,
+        )
+        return spec, state
+
+    def _fit(self) -> tuple[Fitted, int]:
+        """On rank 0: starts the run directory and fits the features."""
+        self.paths.root.mkdir(parents=True, exist_ok=True)
+        self.paths.clear()
+        total = sum(piece.rows for piece in pieces(self.scenario, "train"))
+        self.display.stage("fitting features", total)
+        fitted = fit(self.scenario, self.display.advance)
+        for task, labelled, positives in zip(self.scenario.tasks, fitted.labelled, fitted.positives, strict=True):
+            if positives in (0, labelled):
+                found = f"{positives} positive of {labelled} labelled training rows for task {task.name!r}"
+                raise DataError(f"{self.scenario.path}: found {found}; expected positive and negative ones")
+        for warning in fitted.warnings:
+            self.display.say(f"[yellow]warning:[/] {warning}")
+        write_json(self.paths.features, fitted.spec.to_json())
+        return fitted, 0
+
+    # --- one epoch ---
+
+    def _epoch(self, state: Progress, stop: int, extension: bool) -> None:
+        number = state.epochs_completed + 1
+        started = time.monotonic()
+        loss = self._train_epoch(state, number, stop)
+        seconds = time.monotonic() - started
+        metrics, valid_rows = self._validate()
+        state.epochs_completed = number
+        state.trained_rows += state.rows["train"]
+        state.training_seconds += seconds
+        state.rows["valid"] = valid_rows
+
+        ne = mean_ne(metrics)
+        better = ne is not None and (state.best_ne is None or ne < state.best_ne)
+        if better:
+            state.best_epoch, state.best_ne = number, ne
+        # Where no NE is defined there is no best epoch: the newest weights are the ones to keep.
+        if better or extension or ne is None:
+            self._export()
+            state.exported_epoch = number
+        patience = self.recipe.early_stopping.patience if self.recipe.early_stopping else None
+        if patience is not None and ne is not None and number - state.best_epoch >= patience:
+            state.stopped = "early stopping"
+        elif number >= state.planned_epochs:
+            state.stopped = state.stopped or "finished"
+        state.history.append(
+            {
+                "epoch": number,
+                "loss": loss,
+                "mean_ne": ne,
+                "valid": {name: task.to_json() for name, task in metrics.items()},
+                "lr_share": self._lr_share(state, state.steps - 1),
+                "exported": state.exported_epoch == number,
+                "seconds": round(seconds, 3),
+                "rows_per_second": round(state.rows["train"] / seconds, 1),
+            }
+        )
+        self.display.epoch(self.scenario.name, number, loss, metrics, better)
+        if self.shard.rank == 0:
+            write_lines(self.paths.metrics, state.history)
+            write_json(self.paths.result, self._describe(state).to_json())
+
+    def _lr_share(self, state: Progress, step: int) -> float:
+        return lr_share(self.recipe.lr_decay, step, state.planned_epochs * self.steps_per_epoch)
+
+    def _train_epoch(self, state: Progress, number: int, stop: int) -> float:
+        """Returns the mean training loss per row."""
+        # Dropout draws from the global generator: seeded here, so that an epoch does not depend on those before it.
+        torch.manual_seed((self.recipe.seed << 20) + (number << 8) + self.shard.rank)
+        self.model.dmp.train()
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        rows = 0
+        started = time.monotonic()
+        last_shown = started
+        with Prefetch(self.training.epoch(number), depth=8) as batches:
+            for batch in in_lockstep(
+                batches, lambda: Rows.padding(self.training.format).take(torch.zeros(1, dtype=torch.int64))
+            ):
+                batch = batch.to(self.device)
+                share = self._lr_share(state, state.steps)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.recipe.dense_optimizer.lr * share
+                self.model.set_embedding_lr(self.recipe.embedding_optimizer.lr * share)
+                loss = self._loss(self.model(batch.dense, batch.sparse), batch.labels)
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                state.steps += 1
+                size = len(batch.labels)
+                rows += size
+                loss_sum += loss.detach().double() * size
+                now = time.monotonic()
+                if now - last_shown > 0.2:
+                    mean = self._finite(float(loss_sum) / rows, number)
+                    note = f"{rows * self.shard.world / (now - started):,.0f} rows/s  loss {mean:.4f}"
+                    self.display.advance(0, f"{self.scenario.name} epoch {number}/{stop}", note)
+                    last_shown = now
+                self.display.advance(size * self.shard.world)
+        if self.shard.world > 1:
+            sums = torch.tensor([float(loss_sum), rows], dtype=torch.float64)
+            dist.all_reduce(sums)
+            return self._finite(float(sums[0] / sums[1]), number)
+        return self._finite(float(loss_sum) / rows, number)
+
+    def _finite(self, loss: float, number: int) -> float:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"{self.scenario.name}: the training loss is {loss} in epoch {number}; lower the learning rates of the "
+                f"template's recipe, or clip the dense features"
+            )
+        return loss
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Weighted sum over tasks of the mean cross entropy of the rows that have the label.
+
+        logits [B, at least T], labels [B, T] with NaN where there is none -> scalar.
+        """
+        labelled = ~torch.isnan(labels)
+        target = torch.where(labelled, labels, 0.0)
+        entropy = binary_cross_entropy_with_logits(logits[:, : labels.shape[1]], target, reduction="none")
+        mean = (entropy * labelled).sum(dim=0) / labelled.sum(dim=0).clamp(min=1)
+        return (mean * self.weights).sum()
+
+    # --- validation and results ---
+
+    def _validate(self) -> tuple[dict[str, TaskMetrics], int]:
+        names = [task.name for task in self.scenario.tasks]
+        local = self._predict(len(names))
+
+        def measure() -> tuple[dict[str, TaskMetrics], int]:
+            labels = np.concatenate([part[0] for part in parts])
+            probabilities = np.concatenate([part[1] for part in parts])
+            real = ~np.isnan(labels).all(axis=1)
+            return evaluate(names, labels[real], probabilities[real]), int(real.sum())
+
+        parts = gather(local)
+        return from_rank_zero(measure)
+
+    @torch.no_grad()
+    def _predict(self, tasks: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Labels and probabilities of this process's share of the validation split, both [rows, tasks]."""
+        self.model.dmp.eval()
+        labels = [np.empty((0, tasks), dtype=np.float32)]
+        probabilities = [np.empty((0, tasks), dtype=np.float32)]
+        with Prefetch(self.validation.epoch(None), depth=2) as batches:
+            for batch in in_lockstep(
+                batches, lambda: Rows.padding(self.validation.format).take(torch.zeros(1, dtype=torch.int64))
+            ):
+                logits = self.model(batch.to(self.device).dense, batch.to(self.device).sparse)
+                probabilities.append(torch.sigmoid(logits[:, :tasks]).cpu().numpy())
+                labels.append(batch.labels.numpy())
+        return np.concatenate(labels), np.concatenate(probabilities)
+
+    def _export(self) -> None:
+        table = self.model.table()
+        if self.shard.rank == 0:
+            slab = slab_layout(self.template).pack(dict(self.model.net.named_parameters()))
+            write_weights(self.paths.weights, slab, table)
+        barrier()
+
+    def _result(self, state: Progress) -> TrainResult:
+        result = self._describe(state)
+        if self.shard.rank == 0:
+            write_json(self.paths.result, result.to_json())
+        barrier()
+        return result
+
+    def _describe(self, state: Progress) -> TrainResult:
+        record = next(item for item in state.history if item["epoch"] == state.exported_epoch)
+        metrics = {
+            name: TaskMetrics(**{key: value for key, value in task.items() if key != "label_rate"})
+            for name, task in record["valid"].items()
+        }
+        return TrainResult(
+            scenario=self.scenario.name,
+            run_dir=self.paths.root,
+            epoch=state.exported_epoch,
+            epochs_completed=state.epochs_completed,
+            stopped=state.stopped or "before the planned end",
+            metrics=metrics,
+            rows=state.rows,
+            seconds=state.seconds,
+            rows_per_second=state.trained_rows / state.training_seconds,
+            warnings=state.warnings,
+            details={
+                "mean_ne": record["mean_ne"],
+                "planned_epochs": state.planned_epochs,
+                "template": {"name": self.template.name, "version": self.template.version},
+                "seed": self.recipe.seed,
+                "processes": self.shard.world,
+                "device": self.device.type,
+                "sha256": {"scenario": self.scenario.sha256, "template": self.template.sha256},
+                "data": {split: state.identity[f"{split} data"] for split in ("train", "valid")},
+            },
+        )
