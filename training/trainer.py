@@ -234,10 +234,7 @@ class _Training:
         started = time.monotonic()
         last_shown = started
         with Prefetch(self.training.epoch(number), depth=8) as batches:
-            for batch in in_lockstep(
-                batches, lambda: Rows.padding(self.training.format).take(torch.zeros(1, dtype=torch.int64))
-            ):
-                batch = batch.to(self.device)
+            for batch in (item.to(self.device) for item in in_lockstep(batches, self.training.padding)):
                 share = self._lr_share(state, state.steps)
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.recipe.dense_optimizer.lr * share
@@ -304,12 +301,10 @@ class _Training:
         labels = [np.empty((0, tasks), dtype=np.float32)]
         probabilities = [np.empty((0, tasks), dtype=np.float32)]
         with Prefetch(self.validation.epoch(None), depth=2) as batches:
-            for batch in in_lockstep(
-                batches, lambda: Rows.padding(self.validation.format).take(torch.zeros(1, dtype=torch.int64))
-            ):
-                logits = self.model(batch.to(self.device).dense, batch.to(self.device).sparse)
+            for batch in (item.to(self.device) for item in in_lockstep(batches, self.validation.padding)):
+                logits = self.model(batch.dense, batch.sparse)
                 probabilities.append(torch.sigmoid(logits[:, :tasks]).cpu().numpy())
-                labels.append(batch.labels.numpy())
+                labels.append(batch.labels.cpu().numpy())
         return np.concatenate(labels), np.concatenate(probabilities)
 
     def _export(self) -> None:
