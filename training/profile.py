@@ -20,7 +20,10 @@ _LABEL = re.compile(
     r"|response|outcome|churn|default)s?($|_)|_(label|target)$",
     re.IGNORECASE,
 )
-_ID = re.compile(r"(^|_)(id|code|key|zip|hash)s?$", re.IGNORECASE)
+_ID = re.compile(
+    r"(^|_)(id|code|key|zip|hash|user|item|movie|product|ad|campaign|city|country|region|category|brand|device|shop)s?$",
+    re.IGNORECASE,
+)
 
 Kind = Literal["dense", "vocabulary", "hash", "unused"]
 
@@ -95,6 +98,8 @@ def _profile(name: str, column: pa.ChunkedArray) -> ColumnProfile:
         if not is_list and distinct > 0.9 * len(values) and distinct > RARE:
             return unused("nearly every row has another value", distinct)
         return ColumnProfile(kind=table_kind, type="string", **common)
+    if is_int and not is_list and _ID.search(name) and distinct > 0.9 * len(values) and distinct > RARE:
+        return unused("nearly every row has another value", distinct)
     if is_list and not is_int:
         return unused("lists of floats have no encoding", distinct)
     if is_int and (is_list or binary or distinct <= FEW_INTEGERS or _ID.search(name)):

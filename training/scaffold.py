@@ -148,9 +148,9 @@ class _Draft:
     def _head(self) -> list[str]:
         valid = self._paths(self.valid or self.train)
         if not self.valid:
-            valid += "   # CHANGE: rows that are not trained on; none were found beside the training data"
+            valid += "   # CHANGE: no rows for validation were found"
         return [
-            f"# Written by `smt new-scenario` from the first {self.rows} rows of {self.train[0].name}; yours to change.",
+            f"# Written by `smt new-scenario` from {self.rows} rows of {self.train[0].name}; yours to change.",
             "# `smt validate` checks it against the data. Paths are relative to this file; ${NAME} is an environment",
             "# variable, and a pattern such as part-*.parquet stands for all files it matches.",
             f"scenario: {self.name}",
@@ -169,12 +169,13 @@ class _Draft:
         buckets = dense[: slots.categorical - len(tables)]
         used = len(tables) + len(buckets)
         lines = [
-            f"# {len(dense)} of {slots.dense} dense slots and {used} of {slots.categorical} categorical slots are used.",
+            f"# Uses {len(dense)} of {slots.dense} dense slots and {used} of {slots.categorical} categorical slots.",
             "# Numbers: dense: [log, normalise, {clip: [0, 100]}]. Categories: encode: vocabulary | {hash: 100000} |",
-            "# {bucketise: {quantiles: 20}}. A column that requests may leave out: required: false. What a missing value",
-            "# stands for: default: 0 (else it is 0 after the steps, or a table row of its own).",
+            "# {bucketise: {quantiles: 20}}. A column that requests may leave out: required: false. What a missing",
+            "# value stands for: default: 0 (else it is 0 after the steps, or a table row of its own).",
             "features:",
         ]
+        empty = len(lines)
         for log in (False, True):
             group = [column for column in dense if column.log is log]
             steps = "[log, normalise]" if log else "[normalise]"
@@ -182,13 +183,12 @@ class _Draft:
                 lines += self._entry(group, f"dense: {steps}", "number")
         if buckets:
             lines.append("  # The same numbers in buckets of about equally many rows.")
-            lines += self._entry(
-                buckets, f"encode: {{bucketise: {{quantiles: {QUANTILES}}}}}", "number", "{input}_bucket"
-            )
+            encode = f"encode: {{bucketise: {{quantiles: {QUANTILES}}}}}"
+            lines += self._entry(buckets, encode, "number", "{input}_bucket")
         for setting, members in groupby(sorted(tables, key=_encoding), key=_encoding):
             kind, encode, extra = setting
             lines += self._entry(list(members), f"encode: {encode}{extra}", kind)
-        if len(lines) == 5:
+        if len(lines) == empty:
             lines.append("  []   # FILL IN: no column of the data has a usable type")
         return lines
 
@@ -203,14 +203,13 @@ class _Draft:
 
     def _tasks(self) -> list[str]:
         lines = [
-            f"# One head of the template per task, in order; it has {self.template.tasks}. A row whose label is missing does not",
-            "# train that task. label: an expression over columns, as in `rating > 3`; weight: of the task in the loss.",
+            f"# One head of the template per task, in order; it has {self.template.tasks}. A row whose label is missing",
+            "# does not train that task. label: an expression over columns, as in `rating > 3`; weight: in the loss.",
             "tasks:",
         ]
         if not self.labels:
-            lines.append(
-                "  - {name: task, label: FILL_IN == 1, weight: 1.0}   # FILL IN: no column of only 0 and 1 was found"
-            )
+            lines.append("  # No column holds only 0 and 1: FILL IN the label.")
+            lines.append("  - {name: task, label: FILL_IN == 1, weight: 1.0}")
         for index, label in enumerate(self.labels):
             task = (
                 re.sub(r"[^a-z0-9_-]", "_", re.sub(r"^label_|_label$", "", label.name.lower()))[:64] or f"task_{index}"

@@ -160,7 +160,7 @@ class Scenario:
                 raise self.document.fail(at, found, f"a variable that is set, or ${{{name}:-a default}}")
             return os.environ.get(name) or default or ""
 
-        return self.path.parent / _VARIABLE.sub(value, text)
+        return Path(os.path.normpath(self.path.parent / _VARIABLE.sub(value, text)))
 
 
 def load_scenario(path: Path | str) -> Scenario:

@@ -89,6 +89,7 @@ def validate_scenario(scenario: Scenario) -> ValidationReport:
         except (ConfigError, DataError) as error:
             report.errors += _lines(error)
             readable = False
+    report.errors = list(dict.fromkeys(report.errors))
     if not readable:
         return report
     if set(scenario.files("train")) & set(scenario.files("valid")):
