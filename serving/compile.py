@@ -46,6 +46,10 @@ MAX_ROWS = 65536
 _CHECKED_SHAPES = ((1, 2, 0, 2), (1, 5, 1, 2), (3, 7, 10, 4), (17, 64, 0, 3), (200, 1000, 900, 333))
 
 
+# Weights of the check: heads whose scores have this standard deviation over rows, reached in steps of 10 %.
+_SPREAD, _SPREAD_STEPS, _SPREAD_ROWS = 0.1, 100, 64
+
+
 class CompileError(RuntimeError):
     """The template could not be compiled, or its compiled form does not compute what the template says."""
 
@@ -63,7 +67,7 @@ class BinaryInfo:
 
     @property
     def sha256(self) -> str:
-        return self.manifest.files[BINARY_FILE].sha256
+        return self.manifest.sha256
 
 
 def compile_template(
@@ -138,21 +142,44 @@ def export_serving_function(template: Template, function: ServingFunction) -> Ex
 def example_inputs(
     template: Template, rows: int, table_rows: int, ids: int, bags: int, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Inputs of the serving function in their order: initial weights, random features, ragged bags (some empty)."""
+    """Inputs of the serving function in their order: spread weights, random features, ragged bags (some empty)."""
     slots = template.slots
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        slab = serving_function(template).layout.pack(dict(TemplateNet(template).named_parameters()))
     inner = torch.randint(0, ids + 1, (bags - 1,), generator=generator).sort().values
     return (
-        slab,
+        _slab(template, seed),
         torch.randn(table_rows, slots.dim, generator=generator),
         torch.randn(rows, slots.dense, generator=generator),
         torch.randint(0, table_rows, (ids,), generator=generator),
         torch.cat([torch.tensor([0]), inner, torch.tensor([ids])]),
         torch.randint(0, bags, (rows, slots.categorical), generator=generator),
     )
+
+
+def _slab(template: Template, seed: int) -> Tensor:
+    """Initial weights, scaled up until scores differ from row to row.
+
+    A fresh network answers 0.5 to everything, give or take a thousandth: forms that compute different things would
+    agree on that.
+    """
+    function = serving_function(template).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        slab = function.layout.pack(dict(TemplateNet(template).named_parameters()))
+        slots = template.slots
+        features = (
+            torch.randn(_SPREAD_ROWS, slots.dim),
+            torch.randn(_SPREAD_ROWS, slots.dense),
+            torch.arange(_SPREAD_ROWS),
+            torch.arange(_SPREAD_ROWS + 1),
+            torch.randint(0, _SPREAD_ROWS, (_SPREAD_ROWS, slots.categorical)),
+        )
+    with torch.no_grad():
+        for _ in range(_SPREAD_STEPS):
+            if function(slab, *features).std(dim=0).min() > _SPREAD:
+                return slab
+            slab = slab * 1.1
+    raise CompileError(f"template {template.name!r}: some head answers the same whatever the features are")
 
 
 def _present(registry: Registry, template: Template, target: str) -> tuple[BinaryManifest | None, str]:
@@ -192,10 +219,14 @@ def _compile(program: ExportedProgram, package: Path) -> None:
 
 
 def _write_onnx(program: ExportedProgram, path: Path) -> None:
+    from smt.serving.onnx_ops import TRANSLATIONS
+
     names: dict[str, Any] = {"input_names": list(INPUTS), "output_names": ["probabilities"]}
     try:
         with _quiet():
-            graph: Any = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+            graph: Any = torch.onnx.export(
+                program, dynamo=True, verbose=False, custom_translation_table=TRANSLATIONS, **names
+            )
             graph.save(str(path))
     except Exception as error:
         raise CompileError(f"the template cannot be exported to ONNX: {error}") from error

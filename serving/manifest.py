@@ -114,3 +114,8 @@ class BinaryManifest(_Part):
     files: dict[FileName, FileEntry]
     # Largest difference of the compiled forms from the reference, as measured before publication.
     parity: dict[str, float] = {}
+
+    @property
+    def sha256(self) -> str:
+        """Of the compiled package."""
+        return self.files[BINARY_FILE].sha256

@@ -1,0 +1,9 @@
+"""Fixtures of all tests. Costly things (a compiled template) are made once per session."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# Tests import each other's helpers as `tests.…`, however pytest was started.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
