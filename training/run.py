@@ -2,17 +2,22 @@
 
 features.json                 FeatureSpec
 export/weights.safetensors    slab [elements], table [table_rows, dim]: the weights to publish
+export/predictions.npy        what they predict for the validation split: float32 [rows that have a label, tasks], in
+                              the order of the data if one process trained
 result.json                   their metrics, and how they came about
 metrics.jsonl                 one line per epoch
 checkpoint/                   see checkpoint.py
 """
 
+import io
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
@@ -35,6 +40,10 @@ class RunPaths:
         return self.root / "export" / "weights.safetensors"
 
     @property
+    def predictions(self) -> Path:
+        return self.root / "export" / "predictions.npy"
+
+    @property
     def result(self) -> Path:
         return self.root / "result.json"
 
@@ -48,7 +57,7 @@ class RunPaths:
 
     def clear(self) -> None:
         """Removes what an earlier run left, and nothing else."""
-        for path in (self.result, self.metrics, self.weights, self.features):
+        for path in (self.result, self.metrics, self.weights, self.predictions, self.features):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
@@ -157,6 +166,13 @@ def write_weights(path: Path, slab: Tensor, table: Tensor) -> None:
     """Replaces the exported weights atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, safetensors_bytes({"slab": slab.contiguous(), "table": table.contiguous()}))
+
+
+def write_predictions(path: Path, probabilities: npt.NDArray[np.float32]) -> None:
+    """Replaces the exported weights' predictions for the validation split, [rows, tasks], atomically."""
+    content = io.BytesIO()
+    np.save(content, probabilities)
+    write_atomically(path, content.getvalue())
 
 
 def write_json(path: Path, data: Any) -> None:

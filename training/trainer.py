@@ -37,6 +37,7 @@ from smt.training.run import (
     load_result,
     write_json,
     write_lines,
+    write_predictions,
     write_weights,
 )
 from smt.training.scenario import Scenario
@@ -92,6 +93,8 @@ class _Training:
         self.display = display
         self.shard = Shard(dist.get_rank(), dist.get_world_size())
         self.weights = torch.tensor([task.weight for task in scenario.tasks], device=device)
+        # Of the last validation, on rank 0: float32 [rows, tasks].
+        self.predictions = np.empty((0, len(scenario.tasks)), dtype=np.float32)
 
     def run(self, epochs: int | None, resume: bool) -> TrainResult:
         started = time.monotonic()
@@ -289,7 +292,8 @@ class _Training:
             labels = np.concatenate([part[0] for part in parts])
             probabilities = np.concatenate([part[1] for part in parts])
             real = ~np.isnan(labels).all(axis=1)
-            return evaluate(names, labels[real], probabilities[real]), int(real.sum())
+            self.predictions = probabilities[real]
+            return evaluate(names, labels[real], self.predictions), int(real.sum())
 
         parts = gather(local)
         return from_rank_zero(measure)
@@ -312,6 +316,7 @@ class _Training:
         if self.shard.rank == 0:
             slab = slab_layout(self.template).pack(dict(self.model.net.named_parameters()))
             write_weights(self.paths.weights, slab, table)
+            write_predictions(self.paths.predictions, self.predictions)
         barrier()
 
     def _result(self, state: Progress) -> TrainResult:

@@ -83,7 +83,7 @@ def trained_scores(runs: Path, data: list[Scenario]) -> Scores:
     """What the trained model itself predicted for the validation split when its best epoch was evaluated."""
     scores: Scores = {}
     for scenario in data:
-        stored: NDArray[np.float32] = np.load(runs / scenario.name / "export" / "valid_predictions.npy")
+        stored: NDArray[np.float32] = np.load(runs / scenario.name / "export" / "predictions.npy")
         scores[scenario.name] = {task.name: stored[:, t] for t, task in enumerate(scenario.tasks)}
     return scores
 

@@ -40,7 +40,7 @@ def scenarios() -> list[Scenario]:
 
 def rows_of(scenario: Scenario, rows: pa.Table) -> pa.Table:
     """The rows of the scenario's surface."""
-    return rows if scenario.row_filter is None else rows.filter(scenario.row_filter.mask(rows))
+    return rows if scenario.filter is None else rows.filter(scenario.filter.mask(rows))
 
 
 def labels_of(scenario: Scenario, rows: pa.Table) -> dict[str, NDArray[np.float64]]:

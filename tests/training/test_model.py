@@ -71,7 +71,7 @@ def test_pack_refuses_what_does_not_fit() -> None:
         layout.pack({"w": torch.zeros(2, 3), "c": torch.zeros(2)})
     with pytest.raises(ValueError, match=r"weight 'w': found torch.float32 \(3, 2\)"):
         layout.pack({"w": torch.zeros(3, 2), "b": torch.zeros(2)})
-    with pytest.raises(ValueError, match="weight 'b': found torch.float64"):
+    with pytest.raises(ValueError, match=r"weight 'b': found torch\.float64"):
         layout.pack({"w": torch.zeros(2, 3), "b": torch.zeros(2, dtype=torch.float64)})
 
 
