@@ -18,8 +18,10 @@ import torch
 from torchrec.metrics.calibration import CALIBRATION_DENOM, CALIBRATION_NUM, compute_calibration, get_calibration_states
 from torchrec.metrics.ne import compute_ne, get_ne_states
 
-# Predictions of exactly 0 or 1 are moved by this much, so that a wrong one costs much instead of everything.
-ETA = 1e-12
+# Predictions are kept this far from 0 and 1. Scores are float32, which has no value between 1 - 2^-24 and 1: without
+# it, rounding one confident wrong score up would cost as much as ten thousand rows, and two sides that agree to the
+# last bit but one would report different NE.
+ETA = 2.0**-24
 _BITS_TO_NATS = math.log(2)
 
 NAMES = ("ne", "auc", "logloss", "calibration")

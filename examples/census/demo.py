@@ -2,7 +2,8 @@
 
 Trains four scenarios of one template, compiles the template once, publishes four snapshots, serves them all from one
 process, scores the validation split over gRPC, and swaps a snapshot under load. Every step prints the `smt` command
-that it is. Results go to build/demo/summary.json, which says of each target whether it was met; exit status 1 if a step failed.
+that it is. Results go to build/demo/summary.json, which says of each target whether it was
+met. Exit status 1 if a step failed.
 """
 
 import argparse
@@ -26,12 +27,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.result import Result
-from examples.census.evaluate import FOLDER, OBJECTIVES, Metrics, Scores, quality, report, rows_of, scenarios, score
+from examples.census.evaluate import FOLDER, OBJECTIVES, Metrics, per_objective, report, scenarios, score_all
 from examples.census.swap import Load, distinguishable, mixed_answers
 from smt.serving.cli import app
 from smt.serving.client import Client
 from smt.serving.registry import Registry
+from smt.serving.score import ScoreResult
 from smt.serving.serve import find_server, server_environment
+from smt.training.run import load_result
 from smt.training.scenario import Scenario
 
 SWAPPED = "income_workers"
@@ -61,8 +64,8 @@ def serve(registry: Path, out: Path) -> Iterator[str]:
     ports = out / "ports.json"
     ports.unlink(missing_ok=True)
     server = find_server()
-    options = ["--registry", registry, "--port", "0", "--metrics-port", "0", "--port-file", ports]
-    console.print(f"[bold]$ smt serve {' '.join(map(str, options))}[/]", soft_wrap=True)
+    options = ["--registry", str(registry), "--port", "0", "--metrics-port", "0", "--port-file", str(ports)]
+    console.print(f"[bold]$ smt serve {' '.join(options)}[/]", soft_wrap=True)
     with (out / "server.log").open("wb") as log:
         process = subprocess.Popen([server, *options], env=server_environment(server), stderr=log)
         try:
@@ -79,24 +82,22 @@ def serve(registry: Path, out: Path) -> Iterator[str]:
         sys.exit(f"the server ended with status {status}; see {out / 'server.log'}")
 
 
-def trained_scores(runs: Path, data: list[Scenario]) -> Scores:
-    """What the trained model itself predicted for the validation split when its best epoch was evaluated."""
-    scores: Scores = {}
-    for scenario in data:
-        stored: NDArray[np.float32] = np.load(runs / scenario.name / "export" / "predictions.npy")
-        scores[scenario.name] = {task.name: stored[:, t] for t, task in enumerate(scenario.tasks)}
-    return scores
+def parity(runs: Path, served: list[ScoreResult]) -> dict[str, float]:
+    """Largest difference of a probability, and largest relative difference of an NE, between training and serving.
 
-
-def parity(trained: Metrics, served: Metrics, trained_p: Scores, served_p: Scores) -> dict[str, float]:
-    """Largest difference of a probability, and largest relative difference of an NE, between training and serving."""
-    pairs = [(name, task) for name, tasks in served.items() for task in tasks]
-    differences = [float(np.abs(trained_p[name][task] - served_p[name][task]).max()) for name, task in pairs]
-    ne = [(trained[name][task].ne, served[name][task].ne) for name, task in pairs]
-    return {
-        "max_abs_diff": max(differences),
-        "ne_rel_diff": max(abs(b - a) / a for a, b in ne if a is not None and b is not None),
-    }
+    The training side is what the trained model itself predicted when the exported epoch was validated.
+    """
+    differences, ne = [], []
+    for result in served:
+        predicted: NDArray[np.float32] = np.load(runs / result.scenario / "export" / "predictions.npy")
+        trained = load_result(runs / result.scenario).metrics
+        for t, (task, scores) in enumerate(result.scores.items()):
+            differences.append(float(np.abs(predicted[:, t] - scores).max()))
+            before, after = trained[task].ne, result.metrics[task].ne
+            assert before is not None
+            assert after is not None
+            ne.append(abs(after - before) / before)
+    return {"max_abs_diff": max(differences), "ne_rel_diff": max(ne)}
 
 
 def swap(target: str, registry: Registry, run: Path, probes: dict[str, list[pa.Table]]) -> dict[str, Any]:
@@ -156,16 +157,23 @@ def add_targets(result: Result, figures: dict[str, Any], objectives: Metrics, se
     result.target("seconds", "seconds for everything after set-up", round(seconds, 1), "<=", 600)
 
 
-def add_rows(result: Result, trained: Metrics, served: Metrics) -> None:
+def add_rows(result: Result, runs: Path, served: list[ScoreResult]) -> None:
     """One row per scenario and task."""
-    for name, tasks in served.items():
-        for task, m in tasks.items():
+    for scored in served:
+        trained = load_result(runs / scored.scenario).metrics
+        for task, m in scored.metrics.items():
             result.results.append({
-                "scenario": name, "task": task, "rows": m.rows, "label_rate": m.label_rate,
-                "ne_train_side": trained[name][task].ne, "ne_served": m.ne,
-                "auc_train_side": trained[name][task].auc, "auc_served": m.auc,
-                "calibration": m.calibration, "calibration_train_side": trained[name][task].calibration,
+                "scenario": scored.scenario, "task": task, "rows": m.rows, "label_rate": m.label_rate,
+                "ne_train_side": trained[task].ne, "ne_served": m.ne,
+                "auc_train_side": trained[task].auc, "auc_served": m.auc,
+                "calibration_train_side": trained[task].calibration, "calibration": m.calibration,
             })  # fmt: skip
+
+
+def probes_of(scenario: Scenario, rows: pa.Table) -> list[pa.Table]:
+    """A few requests' worth of the scenario's rows."""
+    mine = rows if scenario.filter is None else rows.filter(scenario.filter.mask(rows))
+    return [mine.slice(i * PROBE_ROWS, PROBE_ROWS) for i in range(PROBES)]
 
 
 def side_by_side(rows: list[dict[str, Any]]) -> Table:
@@ -223,13 +231,11 @@ def main() -> None:
     result = Result("demo")
     started = time.monotonic()
     data = scenarios()
-    valid = pq.read_table(FOLDER / "data" / "valid.parquet")
+    valid = FOLDER / "data" / "valid.parquet"
 
     step(1, "Train four scenarios of one template")
     for scenario in data:
         smt("train", scenario.path, "--run-dir", runs / scenario.name)
-    trained_p = trained_scores(runs, data)
-    trained, _ = quality(data, valid, trained_p)
 
     step(2, "Compile the template, once")
     smt("compile", FOLDER / "template.yaml", "--registry", registry_folder)
@@ -244,27 +250,28 @@ def main() -> None:
 
         step(5, "Score the validation split over gRPC")
         with Client(target, timeout=60) as client:
-            served_p = score(client, data, valid)
+            served = score_all(client, data, valid)
             binaries = list(client.server().binaries)
-        served, objectives = quality(data, valid, served_p)
+        objectives = per_objective(served)
         console.print(report({}, objectives))
 
         step(6, f"Swap a snapshot of {SWAPPED} under load")
         again = runs / f"{SWAPPED}-continued"
         shutil.copytree(runs / SWAPPED, again)
-        smt("train", FOLDER / f"{SWAPPED}.yaml", "--run-dir", again, "--extend", "1")
-        probes = {s.name: [rows_of(s, valid).slice(i * PROBE_ROWS, PROBE_ROWS) for i in range(PROBES)] for s in data}
+        epochs = load_result(again).epochs_completed + 1
+        smt("train", FOLDER / f"{SWAPPED}.yaml", "--run-dir", again, "--resume", "--epochs", str(epochs))
+        probes = {s.name: probes_of(s, pq.read_table(valid)) for s in data}
         moved = swap(target, registry, again, probes)
 
     step(7, "What it showed")
-    add_rows(result, trained, served)
+    add_rows(result, runs, served)
     result.extra = {
         "binary": {
             "count": len(binaries),
             "sha256": binaries[0].sha256 if binaries else None,
             "abi_hash": binaries[0].abi_hash if binaries else None,
         },
-        "parity": parity(trained, served, trained_p, served_p),
+        "parity": parity(runs, served),
         "swap": moved,
         "scenarios": _tree(result.results),
         "all_rows": {name: {task: m.to_json() for task, m in tasks.items()} for name, tasks in objectives.items()},

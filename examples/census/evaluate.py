@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from smt.serving.client import Client
+from smt.serving.score import ScoreResult, score, with_files
 from smt.training.metrics import TaskMetrics, task_metrics
 from smt.training.scenario import Scenario, load_scenario
 
@@ -30,7 +28,6 @@ OBJECTIVES = {
     "education": ("education_workers", "education_others"),
 }
 Metrics = dict[str, dict[str, TaskMetrics]]  # scenario or objective -> task -> figures
-Scores = dict[str, dict[str, NDArray[np.float32]]]  # scenario -> task -> [rows of its surface]
 
 
 def scenarios() -> list[Scenario]:
@@ -38,54 +35,36 @@ def scenarios() -> list[Scenario]:
     return [load_scenario(FOLDER / f"{name}.yaml") for names in OBJECTIVES.values() for name in names]
 
 
-def rows_of(scenario: Scenario, rows: pa.Table) -> pa.Table:
-    """The rows of the scenario's surface."""
-    return rows if scenario.filter is None else rows.filter(scenario.filter.mask(rows))
+def score_all(client: Client, data: Sequence[Scenario], file: Path) -> list[ScoreResult]:
+    """Scores the file's rows with every scenario, each the rows of its surface."""
+    return [score(client, with_files(scenario, [file]), max_rows=1024) for scenario in data]
 
 
-def labels_of(scenario: Scenario, rows: pa.Table) -> dict[str, NDArray[np.float64]]:
-    """Per task, float64 [rows] of 0, 1 and NaN (no label)."""
-    return {
-        task.name: task.label.evaluate(rows).cast(pa.float64()).to_numpy(zero_copy_only=False)
-        for task in scenario.tasks
-    }
+def per_scenario(results: Sequence[ScoreResult]) -> Metrics:
+    return {result.scenario: result.metrics for result in results}
 
 
-def score(client: Client, data: Sequence[Scenario], rows: pa.Table) -> Scores:
-    """Scores every scenario's rows."""
-    return {
-        scenario.name: dict(client.predict_table(scenario.name, rows_of(scenario, rows), max_rows=1024))
-        for scenario in data
-    }
-
-
-def quality(data: Sequence[Scenario], rows: pa.Table, scores: Scores) -> tuple[Metrics, Metrics]:
-    """Metrics per scenario, and per objective over the rows of all its surfaces."""
-    per_scenario: Metrics = {}
-    per_objective: Metrics = {}
-    labels = {scenario.name: labels_of(scenario, rows_of(scenario, rows)) for scenario in data}
-    for name, tasks in labels.items():
-        per_scenario[name] = {task: task_metrics(label, scores[name][task]) for task, label in tasks.items()}
+def per_objective(results: Sequence[ScoreResult]) -> Metrics:
+    """Figures of each objective's tasks over the rows of all its surfaces."""
+    named = {result.scenario: result for result in results}
+    metrics: Metrics = {}
     for objective, names in OBJECTIVES.items():
-        tasks_of_any = dict.fromkeys(task for name in names for task in labels[name])
-        per_objective[objective] = {
-            task: task_metrics(
-                np.concatenate([labels[name][task] for name in names if task in labels[name]]),
-                np.concatenate([scores[name][task] for name in names if task in labels[name]]),
-            )
-            for task in tasks_of_any
-        }
-    return per_scenario, per_objective
+        for task in dict.fromkeys(task for name in names for task in named[name].scores):
+            parts = [named[name] for name in names if task in named[name].scores]
+            labels = np.concatenate([part.labels[task] for part in parts])
+            scores = np.concatenate([part.scores[task] for part in parts])
+            metrics.setdefault(objective, {})[task] = task_metrics(labels, scores)
+    return metrics
 
 
 def to_json(metrics: Metrics) -> dict[str, Any]:
     return {name: {task: m.to_json() for task, m in tasks.items()} for name, tasks in metrics.items()}
 
 
-def report(per_scenario: Metrics, per_objective: Metrics) -> Table:
+def report(scenarios: Metrics, objectives: Metrics) -> Table:
     """The figures as a table for the terminal."""
     table = Table("scenario", "task", "rows", "label rate", "NE", "AUC", "calibration")
-    for title, metrics in (("", per_scenario), (", all rows", per_objective)):
+    for title, metrics in (("", scenarios), (", all rows", objectives)):
         for name, tasks in metrics.items():
             for task, m in tasks.items():
                 figures = [m.label_rate, m.ne, m.auc, m.calibration]
@@ -100,15 +79,13 @@ def main() -> None:
     parser.add_argument("--target", default="127.0.0.1:8500", help="host:port of the server")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
-    rows = pq.read_table(arguments.data)
-    data = scenarios()
     with Client(arguments.target, timeout=60) as client:
-        per_scenario, per_objective = quality(data, rows, score(client, data, rows))
+        results = score_all(client, scenarios(), arguments.data)
+    metrics = {"scenarios": per_scenario(results), "objectives": per_objective(results)}
     if arguments.json:
-        trees = {"scenarios": per_scenario, "objectives": per_objective}
-        print(json.dumps({key: to_json(metrics) for key, metrics in trees.items()}, indent=1))
+        print(json.dumps({key: to_json(tree) for key, tree in metrics.items()}, indent=1))
     else:
-        Console().print(report(per_scenario, per_objective))
+        Console().print(report(**metrics))
 
 
 if __name__ == "__main__":
