@@ -350,6 +350,7 @@ class _Training:
                 "seed": self.recipe.seed,
                 "processes": self.shard.world,
                 "device": self.device.type,
+                "scenario_path": str(self.scenario.path.resolve()),  # for the publish gate's validation data
                 "sha256": {"scenario": self.scenario.sha256, "template": self.template.sha256},
                 "data": {split: state.identity[f"{split} data"] for split in ("train", "valid")},
             },

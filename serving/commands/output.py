@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,8 +22,10 @@ WRONG_INPUT = 2
 # module, class, exit code: looked up among the imported modules, since what was raised has been imported.
 _KNOWN = (
     ("smt.training.config", "ConfigError", WRONG_INPUT),
+    ("smt.training.reading", "DataError", WRONG_INPUT),
+    ("smt.training.checkpoint", "CheckpointError", FAILED),
     ("smt.training.trainer", "TrainingError", FAILED),
-    ("smt.kernels.transform._transform", "InputError", FAILED),
+    ("smt.kernels.transform._transform", "InputError", WRONG_INPUT),
     ("smt.kernels.transform._transform", "SpecError", FAILED),
     ("smt.serving.registry", "RegistryError", FAILED),
     ("smt.serving.compile", "CompileError", FAILED),
@@ -45,21 +47,27 @@ DEFAULT_REGISTRY = "build/registry"
 DEFAULT_TARGET = "127.0.0.1:8500"
 
 
+class CommandError(Exception):
+    """A command that cannot go on, for a reason that no other error of ours says."""
+
+    def __init__(self, message: str, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 def exit_code_of(error: BaseException) -> int | None:
     """The exit status for an error that is the user's to mend; None for one that is a fault of ours."""
+    if isinstance(error, CommandError):
+        return error.code
     for module, name, code in _KNOWN:
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and isinstance(error, kind):
             return code
-    if isinstance(error, OSError) and error.filename is not None:
-        return FAILED
-    return None
+    return FAILED if isinstance(error, OSError) else None  # a file or a socket, and its message says which
 
 
-def fail(message: str, code: int = FAILED) -> NoReturn:
-    """Ends the command with one message on stderr."""
+def print_error(message: str) -> None:
     NOTES.print(f"[bold red]error:[/] {escape(message)}")
-    raise typer.Exit(code)
 
 
 def print_json(value: Any) -> None:

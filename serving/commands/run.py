@@ -15,10 +15,10 @@ from smt.serving.commands.output import (
     NOTES,
     RESULT,
     WRONG_INPUT,
+    CommandError,
     JsonOption,
     RegistryOption,
     TargetOption,
-    fail,
     print_json,
     table,
 )
@@ -64,7 +64,7 @@ def serve(
 
     The server's log is JSON lines on stderr. A registry behind a URL is mirrored into ~/.cache/smt.
 
-    Example: smt serve --registry build/registry --port 8500
+    Example: `smt serve --registry build/registry --port 8500`
     """
     from smt.serving.registry import Registry
     from smt.serving.serve import serve as run_server
@@ -110,7 +110,7 @@ def predict(
     Of the file, the columns that the scenario reads are sent; the row order is kept. With --json and no --output, the
     scores are part of the JSON.
 
-    Example: smt predict --scenario income_workers --input rows.parquet --output scores.parquet
+    Example: `smt predict --scenario income_workers --input rows.parquet --output scores.parquet`
     """
     from smt.serving.client import Client
     from smt.serving.rows import format_of, read_rows, write_scores
@@ -121,7 +121,7 @@ def predict(
     with Client(target, timeout=timeout) as client:
         data = read_rows(rows, list(client.scenario(scenario).inputs))
         if data.num_rows == 0:
-            fail(f"{rows}: no rows", WRONG_INPUT)
+            raise CommandError(f"{rows}: no rows", WRONG_INPUT)
         started = time.monotonic()
         with rows_progress(f"scoring {scenario}", data.num_rows, quiet=as_json) as advance:
             scores = client.predict_table(
@@ -159,7 +159,7 @@ def predict(
 def status(target: TargetOption = DEFAULT_TARGET, as_json: JsonOption = False) -> None:
     """Show what a server serves: scenarios, versions, what it refused and why, its binaries.
 
-    Example: smt status --target 127.0.0.1:8500
+    Example: `smt status --target 127.0.0.1:8500`
     """
     from smt.serving.client import Client
 
@@ -207,9 +207,11 @@ def _context(text: str | None) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        fail(f"--context: {error.msg} at character {error.pos + 1}; expected a JSON object", WRONG_INPUT)
+        found = f"{error.msg} at character {error.pos + 1}"
+        raise CommandError(f"--context: {found}; expected a JSON object", WRONG_INPUT) from error
     if not isinstance(value, dict):
-        fail(f"--context: found {type(value).__name__}; expected a JSON object of features", WRONG_INPUT)
+        found = type(value).__name__
+        raise CommandError(f"--context: found {found}; expected a JSON object of features", WRONG_INPUT)
     # A list is the values of one multi-valued feature; the client wants one entry per row.
     return {name: [item] if isinstance(item, list) else item for name, item in value.items()}
 
