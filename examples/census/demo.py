@@ -40,10 +40,11 @@ from smt.training.scenario import Scenario
 SWAPPED = "income_workers"
 PROBES, PROBE_ROWS = 8, 32
 # Requests that have to be answered before the swap and after it.
-STEADY = 400
+STEADY = 1000
 WAIT_SECONDS = 60
 
-console = Console()
+# Wide enough for the tables where nothing says how wide the output is (a log file).
+console = Console(width=max(Console().width, 110))
 
 
 def smt(*arguments: str | Path) -> None:
@@ -177,27 +178,24 @@ def probes_of(scenario: Scenario, rows: pa.Table) -> list[pa.Table]:
 
 
 def side_by_side(rows: list[dict[str, Any]]) -> Table:
-    table = Table("scenario", "task", "rows", title="validation split: training-side and served")
-    for figure in ("NE", "AUC", "calibration"):
-        table.add_column(f"{figure}\ntrain", justify="right")
-        table.add_column(f"{figure}\nserved", justify="right")
+    table = Table("scenario", "task", "rows", title="validation split: in training / served", title_justify="left")
+    pairs = {
+        "NE": ("ne_train_side", "ne_served"),
+        "AUC": ("auc_train_side", "auc_served"),
+        "calibration": ("calibration_train_side", "calibration"),
+    }
+    for figure in pairs:
+        table.add_column(figure, justify="right")
     for row in rows:
-        figures = [
-            "ne_train_side",
-            "ne_served",
-            "auc_train_side",
-            "auc_served",
-            "calibration_train_side",
-            "calibration",
-        ]
-        table.add_row(row["scenario"], row["task"], f"{row['rows']:,}", *(f"{row[key]:.5f}" for key in figures))
+        figures = [" / ".join(f"{row[key]:.5f}" for key in pair) for pair in pairs.values()]
+        table.add_row(row["scenario"], row["task"], f"{row['rows']:,}", *figures)
     return table
 
 
 def targets_table(targets: list[dict[str, Any]]) -> Table:
     table = Table("asked", "measured", "target", "met")
     for t in targets:
-        value = f"{t['value']:.3g}" if isinstance(t["value"], float) and t["value"] < 0.1 else f"{t['value']}"
+        value = f"{t['value']:.5g}" if isinstance(t["value"], float) else str(t["value"])
         table.add_row(t["what"], value, f"{t['op']} {t['target']}", "[green]yes" if t["met"] else "[red]no")
     return table
 

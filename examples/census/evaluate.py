@@ -63,7 +63,7 @@ def to_json(metrics: Metrics) -> dict[str, Any]:
 
 def report(scenarios: Metrics, objectives: Metrics) -> Table:
     """The figures as a table for the terminal."""
-    table = Table("scenario", "task", "rows", "label rate", "NE", "AUC", "calibration")
+    table = Table("scenario", "task", "rows", "label rate", "NE", "AUC", "calibration", min_width=90)
     for title, metrics in (("", scenarios), (", all rows", objectives)):
         for name, tasks in metrics.items():
             for task, m in tasks.items():
