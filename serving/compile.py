@@ -147,7 +147,7 @@ def example_inputs(
     generator = torch.Generator().manual_seed(seed)
     inner = torch.randint(0, ids + 1, (bags - 1,), generator=generator).sort().values
     return (
-        _slab(template, seed),
+        example_slab(template, seed),
         torch.randn(table_rows, slots.dim, generator=generator),
         torch.randn(rows, slots.dense, generator=generator),
         torch.randint(0, table_rows, (ids,), generator=generator),
@@ -156,8 +156,8 @@ def example_inputs(
     )
 
 
-def _slab(template: Template, seed: int) -> Tensor:
-    """Initial weights, scaled up until scores differ from row to row.
+def example_slab(template: Template, seed: int = 0) -> Tensor:
+    """[elements] float32: initial weights, scaled up until scores differ from row to row.
 
     A fresh network answers 0.5 to everything, give or take a thousandth: forms that compute different things would
     agree on that.

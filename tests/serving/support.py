@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from smt.kernels.transform import FeatureTransform, columns_from_arrow
 from smt.serving.binary import Weights, batch_inputs
+from smt.serving.compile import example_slab
 from smt.serving.manifest import SnapshotManifest
 from smt.serving.registry import Registry
 from smt.serving.serve import find_server, server_environment
 from smt.serving.snapshot import publish_weights
-from smt.training.model import TemplateNet, serving_function
+from smt.training.model import serving_function
 from smt.training.template import Template
 
 WAIT_SECONDS = 60.0
@@ -76,16 +77,11 @@ class ScenarioCase:
         return pa.table({k: pa.array(v, types.get(k, pa.float64())) for k, v in columns.items() if k in read})
 
     def weights(self, template: Template, seed: int) -> Weights:
-        """Random weights, large enough for scores that differ from row to row and from seed to seed."""
+        """Random weights whose scores differ from row to row and from seed to seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            net = TemplateNet(template)
-            with torch.no_grad():
-                for parameter in net.parameters():
-                    parameter.copy_(torch.randn_like(parameter) * 0.4)
-            slab = serving_function(template).layout.pack(dict(net.named_parameters()))
             table = torch.randn(self.features["table_rows"], template.slots.dim)
-        return Weights(slab.detach(), table)
+        return Weights(example_slab(template, seed), table)
 
     def publish(self, registry: Registry, template: Template, seed: int) -> SnapshotManifest:
         return publish_weights(registry, template, self.name, self.tasks, self.features, self.weights(template, seed))
@@ -134,7 +130,7 @@ FEED = ScenarioCase(
     feature_spec(
         [
             dense("age", {"op": "clip", "low": 0.0, "high": 100.0}, {"op": "normalise", "mean": 40.0, "std": 12.0}),
-            dense("income", {"op": "log"}),
+            dense("income", {"op": "log"}, {"op": "normalise", "mean": 0.0, "std": 9.0}),
             category("age", "number", {"op": "bucketise", "boundaries": [20.0, 30.0, 45.0]}) | {"name": "age_bucket"},
             category("city", "string", {"op": "vocabulary", "values": CITIES}),
             category("user", "int", {"op": "hash", "size": 50, "seed": 3}),
@@ -165,7 +161,7 @@ VIDEO = ScenarioCase(
     ("play", "finish", "share"),
     feature_spec(
         [
-            dense("age"),
+            dense("age", {"op": "normalise", "mean": 40.0, "std": 12.0}),
             category("user", "int", {"op": "hash", "size": 500, "seed": 5}),
             category("city", "string", {"op": "vocabulary", "values": CITIES[:2]}),
         ]

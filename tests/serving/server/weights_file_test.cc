@@ -1,0 +1,154 @@
+#include "weights_file.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <cmath>
+#include <limits>
+
+#include "refused_by.h"
+#include "registry_builder.h"
+
+namespace smt::server {
+namespace {
+
+class WeightsFile : public ::testing::Test {
+ protected:
+  // Reads `file`, of which the manifest says what it says of `promised`.
+  Weights read(const std::string& file, const std::string& promised) {
+    std::filesystem::path path = folder_.path() / "weights.safetensors";
+    write_file(path, file);
+    return read_weights(path, "w", {"weights.safetensors", promised.size(), sha256_hex(promised)});
+  }
+  Weights read(const std::string& file) { return read(file, file); }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(WeightsFile, ReadsAlignedTensors) {
+  Weights found = read(safetensors({{"slab", {3}, {1, 2, 3}}, {"table", {2, 2}, {4, 5, 6, 7}}}));
+  EXPECT_EQ(std::vector<float>(found.slab.values().begin(), found.slab.values().end()), (std::vector<float>{1, 2, 3}));
+  EXPECT_EQ(std::vector<float>(found.table.values().begin(), found.table.values().end()),
+            (std::vector<float>{4, 5, 6, 7}));
+  EXPECT_EQ(found.table_rows, 2);
+  EXPECT_EQ(found.dim, 2);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(found.slab.values().data()) % 64, 0U);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(found.table.values().data()) % 64, 0U);
+}
+
+TEST_F(WeightsFile, ReadsFilesLongerThanOneChunk) {
+  std::vector<float> values(700'000);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
+  Weights found = read(safetensors({{"slab", {1}, {9}}, {"table", {350'000, 2}, values}}));
+  EXPECT_EQ(found.table.values()[699'999], 699'999.0F);
+  EXPECT_EQ(found.table.values()[262'144], 262'144.0F);
+}
+
+TEST_F(WeightsFile, RefusesEveryTruncationAndSaysWhatTheManifestPromised) {
+  std::string file = weights();
+  for (size_t length = 0; length < file.size(); length += 7) {
+    expect_refused(
+        Reason::kChecksum, [&] { read(file.substr(0, length), file); }, std::to_string(length) + " bytes",
+        "the manifest says " + std::to_string(file.size()));
+  }
+  expect_refused(
+      Reason::kChecksum, [&] { read(file + "x", file); }, "the manifest says");
+}
+
+TEST_F(WeightsFile, RefusesEveryFlippedByteAsDamage) {
+  std::string file = weights();
+  for (size_t at = 0; at < file.size(); ++at) {
+    std::string damaged = file;
+    damaged[at] = static_cast<char>(damaged[at] ^ 0x40);
+    // Also where the damage makes the header unreadable: the cause is told, not its consequence.
+    expect_refused(
+        Reason::kChecksum, [&] { read(damaged, file); }, "sha256 is");
+  }
+}
+
+TEST_F(WeightsFile, RefusesWrongTensors) {
+  expect_refused(
+      Reason::kWeights,
+      [&] {
+        read(safetensors({{"slab", {1}, {1}}}));
+      },
+      "no tensor 'table'");
+  expect_refused(
+      Reason::kWeights,
+      [&] {
+        read(safetensors({{"table", {1, 1}, {1}}}));
+      },
+      "no tensor 'slab'");
+  expect_refused(
+      Reason::kWeights,
+      [&] {
+        read(safetensors({{"slab", {1}, {1}}, {"table", {1, 1}, {1}}, {"zz", {1}, {1}}}));
+      },
+      "tensor 'zz': expected only");
+  expect_refused(
+      Reason::kWeights,
+      [&] {
+        read(safetensors({{"slab", {1, 1}, {1}}, {"table", {1, 1}, {1}}}));
+      },
+      "tensor 'slab': found F32 of 2 dimensions; expected F32 of 1");
+  expect_refused(
+      Reason::kWeights,
+      [&] {
+        read(safetensors({{"slab", {1}, {1}}, {"table", {1}, {1}}}));
+      },
+      "tensor 'table': found F32 of 1 dimensions; expected F32 of 2");
+  std::string wide = with_prefix(R"({"slab":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}})", std::string(8, '\0'));
+  expect_refused(
+      Reason::kWeights, [&] { read(wide); }, "tensor 'slab': found F64");
+}
+
+TEST_F(WeightsFile, RefusesWeightsThatAreNotFinite) {
+  for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                    -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::signaling_NaN()}) {
+    expect_refused(
+        Reason::kWeights,
+        [&] {
+          read(safetensors({{"slab", {2}, {1, 2}}, {"table", {3, 1}, {1, 2, bad}}}));
+        },
+        "tensor 'table': element 2 is not finite");
+    expect_refused(
+        Reason::kWeights,
+        [&] {
+          read(safetensors({{"slab", {2}, {bad, 2}}, {"table", {1, 1}, {1}}}));
+        },
+        "tensor 'slab': element 0 is not finite");
+  }
+  float limits[] = {std::numeric_limits<float>::max(), std::numeric_limits<float>::lowest(),
+                    std::numeric_limits<float>::denorm_min(), -0.0F};
+  EXPECT_NO_THROW(read(safetensors({{"slab", {4}, {limits, limits + 4}}, {"table", {1, 1}, {1}}})));
+}
+
+TEST_F(WeightsFile, RefusesWhatIsNoFile) {
+  FileEntry entry{"weights.safetensors", 10, std::string(64, '0')};
+  std::filesystem::path path = folder_.path() / "w";
+  expect_refused(
+      Reason::kManifest, [&] { read_weights(path, "w", entry); }, "w: no such file");
+  std::filesystem::create_directory(path);
+  expect_refused(
+      Reason::kManifest, [&] { read_weights(path, "w", entry); }, "w: not a regular file");
+  std::filesystem::remove(path);
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  expect_refused(
+      Reason::kManifest, [&] { read_weights(path, "w", entry); }, "w: not a regular file");
+}
+
+TEST_F(WeightsFile, StopsWhenAsked) {
+  std::string file = weights();
+  write_file(folder_.path() / "w", file);
+  std::stop_source stop;
+  stop.request_stop();
+  expect_refused(
+      Reason::kIo,
+      [&] {
+        read_weights(folder_.path() / "w", "w", {"w", file.size(), sha256_hex(file)}, stop.get_token());
+      },
+      "interrupted by shutdown");
+}
+
+}  // namespace
+}  // namespace smt::server

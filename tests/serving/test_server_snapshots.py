@@ -1,0 +1,378 @@
+"""Snapshots of a running server: damaged ones are refused, good ones are taken under load, none is lost or mixed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from smt.serving.client import AsyncClient, Client, PredictError
+from smt.serving.compile import BinaryInfo
+from smt.serving.registry import Registry
+from smt.serving.snapshot import publish_weights
+from smt.training.template import Template
+from tests.serving.support import FEED, SEARCH, VIDEO, RunningServer, copy_binaries, wait_for
+
+Compiled = tuple[Path, BinaryInfo, list[str]]
+ROWS = FEED.rows(30)
+
+
+def served(client: Client, scenario: str) -> str:
+    """The version that a server reports for a scenario; empty without one."""
+    return next((s.version for s in client.list_scenarios() if s.scenario == scenario), "")
+
+
+def wait_for_version(client: Client, scenario: str, version: str) -> None:
+    wait_for(lambda: served(client, scenario) == version, f"{scenario} to be served as {version}")
+
+
+def wait_for_more(answers: list[Any], count: int) -> None:
+    seen = len(answers)
+    wait_for(lambda: len(answers) > seen + count, "the load to go on")
+
+
+# Damage: what is done to a complete version folder, and what the reason must hold.
+
+Damage = Callable[[Path], None]
+
+
+def _flip(name: str, share: float) -> Damage:
+    def damage(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        content[int(share * (len(content) - 1))] ^= 0x10
+        (folder / name).write_bytes(content)
+
+    return damage
+
+
+def _cut(name: str, size: int) -> Damage:
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+    return damage
+
+
+def _manifest(**changes: Any) -> Damage:
+    """Another manifest, with the checksum that belongs to it."""
+
+    def damage(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for key, value in changes.items():
+            manifest[key] = value(manifest[key]) if callable(value) else value
+        content = json.dumps(manifest).encode()
+        (folder / "manifest.json").write_bytes(content)
+        (folder / "manifest.sha256").write_text(hashlib.sha256(content).hexdigest() + "\n")
+
+    return damage
+
+
+def _weights(make: Callable[[Path], bytes]) -> Damage:
+    """Other weights, with checksums that belong to them: only their content is wrong."""
+
+    def damage(folder: Path) -> None:
+        content = make(folder)
+        (folder / "weights.safetensors").write_bytes(content)
+        entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        _manifest(files={"weights.safetensors": entry})(folder)
+
+    return damage
+
+
+def _tensors(slab: int, table: int, fill: float = 0.1, dtype: torch.dtype = torch.float32) -> Damage:
+    return _weights(
+        lambda folder: save({"slab": torch.full((slab,), fill, dtype=dtype), "table": torch.full((table, 4), 0.1)})
+    )
+
+
+SLAB, TABLE = 4224, FEED.features["table_rows"]
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "bit flipped in the weights": (_flip("weights.safetensors", 0.7), r"weights\.safetensors.*sha-?256"),
+    "bit flipped in the weights' header": (_flip("weights.safetensors", 0.0), r"weights\.safetensors.*sha-?256"),
+    "truncated weights": (_cut("weights.safetensors", 5000), r"weights\.safetensors.*5000"),
+    "empty weights": (_cut("weights.safetensors", 0), r"weights\.safetensors"),
+    "no weights": (lambda folder: (folder / "weights.safetensors").unlink(), r"weights\.safetensors"),
+    "bit flipped in the manifest": (_flip("manifest.json", 0.5), r"manifest\.json.*sha-?256"),
+    "truncated manifest": (_cut("manifest.json", 100), r"manifest\.json"),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), r"manifest\.json"),
+    "no checksum": (lambda folder: (folder / "manifest.sha256").unlink(), r"manifest\.sha256"),
+    "no version folder": (shutil.rmtree, r"versions/"),
+    "another ABI": (_manifest(abi_hash="0" * 64), r"ABI|abi_hash"),
+    "another format": (_manifest(format=2), r"format"),
+    "another scenario": (_manifest(scenario="search"), r"scenario.*search"),
+    "another version": (_manifest(version="20200101-000000-000-00000000"), r"version.*20200101"),
+    "a head that is not there": (_manifest(tasks=[{"name": "click", "head": 3}]), r"head"),
+    "a task twice": (_manifest(tasks=[{"name": "click", "head": 0}, {"name": "click", "head": 1}]), r"click|task"),
+    "no task": (_manifest(tasks=[]), r"task"),
+    "features that are none": (_manifest(features={"format": 1}), r"feature"),
+    "features of other slots": (_manifest(features=lambda f: {**f, "dense_slots": 6}), r"dense_slots|dense"),
+    "weights that are no safetensors": (_weights(lambda folder: b"\xff" * 4096), r"weights\.safetensors"),
+    "a header as long as the address space": (
+        _weights(lambda folder: b"\xff\xff\xff\xff\xff\xff\xff\x7f{}" + b"\0" * 100),
+        r"weights\.safetensors",
+    ),
+    "a slab that is too short": (_tensors(SLAB - 16, TABLE), r"slab.*4208"),
+    "a table with too few rows": (_tensors(SLAB, TABLE - 1), rf"table.*{TABLE - 1}"),
+    "a slab of another type": (_tensors(SLAB, TABLE, dtype=torch.float64), r"slab.*F64"),
+    "weights that are NaN": (_tensors(SLAB, TABLE, fill=float("nan")), r"finite|NaN"),
+    "weights that are Inf": (_tensors(SLAB, TABLE, fill=float("inf")), r"finite|Inf"),
+}
+
+
+@pytest.fixture(scope="module")
+def changing(
+    compiled: Compiled, template: Template, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
+    """A server whose scenario `feed` gets new versions, good and bad ones."""
+    folder = tmp_path_factory.mktemp("changing_server")
+    registry = copy_binaries(compiled[0], folder / "registry")
+    FEED.publish(Registry(registry), template, seed=1)
+    with RunningServer(registry, folder) as running:
+        yield running
+        assert running.process.poll() is None
+
+
+def refused_count(server: RunningServer) -> float:
+    pattern = r'^smt_snapshot_refused_total\{[^}]*scenario="feed"[^}]*\} (\S+)$'
+    return sum(float(value) for value in re.findall(pattern, server.metrics(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_snapshots_are_refused(changing: RunningServer, template: Template, tmp_path: Path, name: str) -> None:
+    """With a log line and a metric; the old version goes on serving, and the next good one is taken."""
+    damage, reason = DAMAGES[name]
+    root = changing.registry.local_root
+    assert root is not None
+    # Made elsewhere and damaged before the server can see it.
+    bad = FEED.publish(Registry(tmp_path), template, seed=50)
+    source = tmp_path / "scenarios/feed/versions" / bad.version
+    damage(source)
+    with Client(changing.target, timeout=60) as client:
+        before = client.predict("feed", ROWS)
+        refused, logged = refused_count(changing), len(changing.events("snapshot_refused"))
+        if source.exists():
+            shutil.copytree(source, root / "scenarios/feed/versions" / bad.version)
+        point_to(root, bad.version)
+        wait_for(lambda: len(changing.events("snapshot_refused")) > logged, "the refusal in the log")
+        event = changing.events("snapshot_refused")[-1]
+        assert (event["scenario"], event["version"], event["level"]) == ("feed", bad.version, "error")
+        assert re.search(reason, event["reason"], re.IGNORECASE), event["reason"]
+        assert refused_count(changing) == refused + 1
+        [status] = client.list_scenarios()
+        assert (status.state, status.version) == ("SERVING", before.version)
+        assert (status.refused_version, status.refused_reason) == (bad.version, event["reason"])
+        after = client.predict("feed", ROWS)
+        assert after.version == before.version
+        np.testing.assert_array_equal(after["click"], before["click"])
+        assert client.health("feed") == "SERVING"
+
+        good = FEED.publish(changing.registry, template, seed=2)
+        wait_for_version(client, "feed", good.version)
+        assert not client.list_scenarios()[0].refused_version
+        assert not np.array_equal(client.predict("feed", ROWS)["click"], before["click"])
+        back = FEED.publish(changing.registry, template, seed=1)
+        wait_for_version(client, "feed", back.version)
+    assert refused_count(changing) == refused + 1  # looked at once, not at every poll
+
+
+@pytest.mark.parametrize("content", ["../../templates\n", "", "\0\0\0", "20200101-000000-000-00000000\n"])
+def test_a_damaged_pointer_is_refused(changing: RunningServer, content: str) -> None:
+    root = changing.registry.local_root
+    assert root is not None
+    good = changing.registry.current("feed")
+    assert good is not None
+    with Client(changing.target, timeout=60) as client:
+        logged = len(changing.events("snapshot_refused"))
+        point_to(root, content)
+        wait_for(lambda: len(changing.events("snapshot_refused")) > logged, "the refusal in the log")
+        assert client.predict("feed", ROWS).version == good
+        point_to(root, good)
+        wait_for(lambda: not client.list_scenarios()[0].refused_reason, "the pointer to be accepted again")
+
+
+def test_what_disappears_goes_on_serving(registry_folder: Path, template: Template, tmp_path: Path) -> None:
+    version = FEED.publish(Registry(registry_folder), template, seed=1).version
+    with RunningServer(registry_folder, tmp_path) as server, Client(server.target, timeout=60) as client:
+        shutil.rmtree(registry_folder / "scenarios")
+        shutil.rmtree(registry_folder / "templates")
+        wait_for(lambda: server.events("pointer_missing") or server.events("registry_unreadable"), "the log to say so")
+        assert client.predict("feed", ROWS).version == version
+
+
+def test_a_snapshot_before_its_binary(compiled: Compiled, template: Template, tmp_path: Path) -> None:
+    """Refused with the reason, then taken once the binary is there."""
+    registry = tmp_path / "registry"
+    version = FEED.publish(Registry(registry), template, seed=1).version
+    with RunningServer(registry, tmp_path) as server, Client(server.target, timeout=60) as client:
+        with pytest.raises(PredictError) as failure:
+            client.predict("feed", ROWS.to_pydict())
+        assert failure.value.code is grpc.StatusCode.UNAVAILABLE
+        assert "templates/small" in failure.value.message
+        assert client.health("feed") == "NOT_SERVING"
+        # As `smt compile` does it: a complete folder, renamed into place.
+        shutil.copytree(compiled[0] / "templates", tmp_path / "aside")
+        (tmp_path / "aside").rename(registry / "templates")
+        wait_for_version(client, "feed", version)
+        assert client.predict("feed", ROWS).version == version
+
+
+# Swaps
+
+
+def test_hot_swap_under_load(registry_folder: Path, template: Template, tmp_path: Path) -> None:
+    """Many versions, four clients on two scenarios: no failed request, every answer is of the version it names."""
+    registry = Registry(registry_folder)
+    seeds = [1, 2, 3]
+    expected = {seed: FEED.reference(template, seed, ROWS) for seed in seeds}
+    steady = SEARCH.rows(30)
+    search = SEARCH.reference(template, 5, steady)
+    seed_of = {FEED.publish(registry, template, seed=1).version: 1}
+    SEARCH.publish(registry, template, seed=5)
+    answers: list[tuple[str, Any]] = []
+    failures: list[Exception] = []
+    stop = threading.Event()
+
+    def load(number: int) -> None:
+        with Client(server.target, timeout=60) as client:
+            while not stop.is_set():
+                try:
+                    if number % 2:
+                        np.testing.assert_allclose(client.predict("search", steady)["open"], search["open"], atol=2e-5)
+                    prediction = client.predict("feed", ROWS)
+                    answers.append((prediction.version, dict(prediction)))
+                except Exception as error:
+                    failures.append(error)
+                    return
+
+    with RunningServer(registry_folder, tmp_path) as server, ThreadPoolExecutor(4) as pool:
+        loads = [pool.submit(load, number) for number in range(4)]
+        try:
+            with Client(server.target, timeout=60) as client:
+                for step in range(1, 13):
+                    seed = seeds[step % 3]
+                    version = FEED.publish(registry, template, seed=seed).version
+                    seed_of[version] = seed
+                    wait_for_version(client, "feed", version)
+                    wait_for_more(answers, 20)
+                    assert not failures
+        finally:
+            stop.set()
+        for future in loads:
+            future.result(60)
+        assert server.terminate() == 0
+    assert failures == []
+    assert {version for version, _ in answers} == set(seed_of)
+    # Any two versions differ by far more than the tolerance below, so an answer mixed of two would show.
+    for one, other in ((1, 2), (2, 3), (1, 3)):
+        assert np.abs(expected[one]["click"] - expected[other]["click"]).max() > 0.01
+    for version, scores in answers:
+        for task in FEED.tasks:
+            np.testing.assert_allclose(scores[task], expected[seed_of[version]][task], rtol=1e-4, atol=2e-5)
+
+
+def test_another_set_of_inputs_and_tasks_after_a_swap(
+    registry_folder: Path, template: Template, tmp_path: Path
+) -> None:
+    """A client that knows the old version's inputs asks for the new ones and goes on."""
+    registry = Registry(registry_folder)
+    FEED.publish(registry, template, seed=1)
+    rows = VIDEO.rows(10)
+    wide = rows.append_column("income", FEED.rows(10).column("income"))
+    with RunningServer(registry_folder, tmp_path) as server, Client(server.target, timeout=60) as client:
+        assert list(client.predict("feed", wide)) == ["click", "like"]
+        # `feed` comes to read what `video` reads: no income any more, which would be an unknown feature.
+        weights = VIDEO.weights(template, 6)
+        version = publish_weights(registry, template, "feed", VIDEO.tasks, VIDEO.features, weights).version
+        wait_for_version(client, "feed", version)
+        prediction = client.predict("feed", wide)
+        assert list(prediction) == ["play", "finish", "share"]
+        np.testing.assert_allclose(
+            prediction["share"], VIDEO.reference(template, 6, rows)["share"], rtol=1e-4, atol=2e-5
+        )
+
+
+# The end
+
+
+def test_drain_answers_what_was_sent(registry_folder: Path, template: Template, tmp_path: Path) -> None:
+    """SIGTERM with a long queue: all of it is answered, new requests are turned away, the exit status is 0."""
+    FEED.publish(Registry(registry_folder), template, seed=1)
+    rows = FEED.rows(4096)
+    count = 60
+
+    async def run(server: RunningServer) -> None:
+        async with AsyncClient(server.target, timeout=120) as client:
+            expected = await client.predict("feed", rows)
+            calls = [asyncio.create_task(client.predict("feed", rows)) for _ in range(count)]
+            while not arrived(server) >= count + 1:
+                await asyncio.sleep(0.001)
+            server.process.terminate()
+            answers = await asyncio.gather(*calls)
+            assert all(np.array_equal(answer["click"], expected["click"]) for answer in answers)
+            with pytest.raises(PredictError) as failure:
+                await client.predict("feed", rows)
+            assert failure.value.code is grpc.StatusCode.UNAVAILABLE
+
+    with RunningServer(registry_folder, tmp_path, workers=1) as server:
+        asyncio.run(run(server))
+        assert server.join() == 0
+        assert server.events("drained")
+
+
+def arrived(server: RunningServer) -> float:
+    """Predict calls that have reached the server: answered ones and those inside."""
+    text = server.metrics()
+    answered = re.findall(r'^smt_requests_total\{[^}]*scenario="feed"[^}]*\} (\S+)$', text, re.MULTILINE)
+    inside = re.findall(r"^smt_inflight (\S+)$", text, re.MULTILINE)
+    return sum(map(float, answered + inside))
+
+
+def test_drain_under_load_fails_no_request_but_by_unavailable(
+    registry_folder: Path, template: Template, tmp_path: Path
+) -> None:
+    FEED.publish(Registry(registry_folder), template, seed=1)
+    expected = FEED.reference(template, 1, ROWS)
+    codes: Counter[grpc.StatusCode] = Counter()
+    enough = threading.Event()
+
+    def load() -> None:
+        with Client(server.target, timeout=60) as client:
+            while True:
+                try:
+                    scores = client.predict("feed", ROWS)
+                    np.testing.assert_allclose(scores["click"], expected["click"], rtol=1e-4, atol=2e-5)
+                    codes[grpc.StatusCode.OK] += 1
+                    if codes[grpc.StatusCode.OK] > 200:
+                        enough.set()
+                except PredictError as error:
+                    codes[error.code] += 1
+                    return
+
+    with RunningServer(registry_folder, tmp_path) as server, ThreadPoolExecutor(4) as pool:
+        loads = [pool.submit(load) for _ in range(4)]
+        assert enough.wait(60)
+        assert server.terminate() == 0
+        for future in loads:
+            future.result(60)
+    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+    assert codes[grpc.StatusCode.UNAVAILABLE] == 4
+
+
+def point_to(root: Path, content: str) -> None:
+    """Replaces `current` of feed atomically."""
+    temporary = root / "scenarios/feed/.current-of-test"
+    temporary.write_text(content if content.endswith("\n") or not content else content + "\n")
+    temporary.replace(root / "scenarios/feed/current")
