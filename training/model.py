@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from smt.kernels import KERNEL_VERSION
 from smt.kernels.embedding import pooled_embedding
 from smt.training.components.cross import interaction
+from smt.training.components.dropout import Dropout
 from smt.training.components.mlp import Mlp
 from smt.training.components.mmoe import Mmoe
 from smt.training.components.tower import Towers
@@ -35,7 +36,7 @@ class TemplateNet(nn.Module):
         self.deep = Mlp(width, components.deep)
         self.experts = Mmoe(self.deep.outputs, components.heads.tasks, components.experts)
         self.heads = Towers(self.experts.outputs, components.heads)
-        self.dropout = nn.Dropout(template.recipe.dropout)
+        self.dropout = Dropout(template.recipe.dropout)
 
     def forward(self, dense: Tensor, pooled: Tensor) -> Tensor:
         """dense [B, D] float32, pooled [B, S, dim] float32 -> logits [B, T] float32."""

@@ -159,7 +159,7 @@ class _Draft:
             "data:",
             f"  train: {self._paths(self.train)}",
             f"  valid: {valid}",
-            "  # filter: country == 'NL' and age >= 18    # keeps only these rows; the server scores no others",
+            "  # filter: country == 'NL' and age >= 18    # train and validate on these rows only",
         ]
 
     def _features(self, columns: Sequence[ColumnProfile]) -> list[str]:
@@ -203,7 +203,7 @@ class _Draft:
 
     def _tasks(self) -> list[str]:
         lines = [
-            f"# One head of the template per task, in order; it has {self.template.tasks}. A row whose label is missing",
+            f"# One head of the template per task, in order; it has {self.template.tasks}. A row without a label",
             "# does not train that task. label: an expression over columns, as in `rating > 3`; weight: in the loss.",
             "tasks:",
         ]
