@@ -31,8 +31,8 @@ test: lint build/.tests-built  ## Lint, type-check, C++ tests, Python tests
 lint: build/.installed build/typing  ## ruff, mypy --strict, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd build/typing && MYPYPATH=$(CURDIR)/build/typing ../../$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
-	    --cache-dir $(CURDIR)/build/mypy -p smt.kernels -p smt.training -p smt.serving -p examples
+	cd build/typing && MYPYPATH=$$PWD mypy --config-file ../../pyproject.toml --cache-dir ../mypy \
+	    -p smt.kernels -p smt.training -p smt.serving -p examples -p bench
 	git ls-files '*.cc' '*.h' | xargs -r clang-format --dry-run --Werror
 
 asan tsan: build/.installed  ## C++ tests under AddressSanitizer + UBSan, or ThreadSanitizer
@@ -82,11 +82,12 @@ build/.tests-built: build/.installed $(CPP_SOURCES) $(shell git ls-files 'tests/
 	cmake --build build/tests -j $(JOBS)
 	@touch $@
 
-# mypy looks at the sources under their import names; the generated stubs come from the build.
+# mypy looks at the sources under their import names, and at the generated messages beside them.
 build/typing: build/.installed
 	@mkdir -p $@/smt
 	@for d in kernels training serving; do ln -sfn ../../../$$d $@/smt/$$d; done
-	@ln -sfn ../../examples $@/examples
+	@for d in bench examples; do ln -sfn ../../$$d $@/$$d; done
+	@$(BIN)/python serving/protos/generate.py protos serving/protos
 	@touch $@
 
 .PHONY: help setup demo test lint asan tsan format tables clean
