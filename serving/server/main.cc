@@ -2,11 +2,13 @@
 #include <grpc/support/log.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <stop_token>
+#include <thread>
 
 #include "file_io.h"
 #include "log.h"
@@ -42,7 +44,16 @@ void write_port_file(const Options& options, const Server& server) {
   smt::server::write_atomically(options.port_file, ports.dump() + "\n");
 }
 
-void serve(const Options& options, std::stop_token stop) {
+// Ends the process should the drain hang: a supervisor's SIGKILL would come without a word in the log.
+void guard_drain(const Options& options) {
+  std::thread([seconds = options.drain_seconds + 5] {
+    std::this_thread::sleep_for(std::chrono::seconds(seconds));
+    log::error("drain_hung", {{"seconds", seconds}});
+    _exit(1);
+  }).detach();
+}
+
+[[noreturn]] void serve(const Options& options, std::stop_token stop) {
   Server server(options);
   server.load(stop);
   if (!stop.stop_requested()) {
@@ -54,7 +65,9 @@ void serve(const Options& options, std::stop_token stop) {
                         {"version", smt::server::kVersion}});
     wait_for(stop);
   }
+  guard_drain(options);
   server.drain();
+  _exit(0);  // see Server::drain()
 }
 
 }  // namespace
@@ -72,5 +85,4 @@ int main(int argc, char** argv) {
     log::error("failed", {{"reason", error.what()}});
     return 1;
   }
-  return 0;
 }

@@ -71,6 +71,7 @@ PredictCall::PredictCall(ServerState& state, grpc::CallbackServerContext& contex
       metrics_(&state.metrics.find("")) {}
 
 void PredictCall::OnDone() {
+  snapshot_.reset();  // before leaving: whoever waits for the gate to be idle may then unload what it referred to
   if (entered_) state_.gate.leave();
   delete this;
 }

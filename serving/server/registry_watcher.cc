@@ -19,8 +19,9 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 }  // namespace
 
-RegistryWatcher::RegistryWatcher(Registry registry, LoadFunction load, ScenarioStore& store, WatchObserver& observer)
-    : registry_(std::move(registry)), load_(std::move(load)), store_(store), observer_(observer) {}
+RegistryWatcher::RegistryWatcher(Registry registry, LoadFunction load, ScenarioStore& store, WatchObserver& observer,
+                                 std::chrono::milliseconds retry)
+    : registry_(std::move(registry)), load_(std::move(load)), store_(store), observer_(observer), retry_(retry) {}
 
 RegistryWatcher::~RegistryWatcher() { stop(); }
 
@@ -113,9 +114,9 @@ void RegistryWatcher::visit(const std::string& name, std::stop_token stop) {
   try_load(name, *version, std::move(stop));
 }
 
-bool RegistryWatcher::still_refused(const Refusal& refusal, const std::string& version) {
+bool RegistryWatcher::still_refused(const Refusal& refusal, const std::string& version) const {
   if (refusal.version != version) return false;
-  if (refusal.reason == Reason::kIo && Clock::now() - refusal.when >= kRetry) return false;
+  if (refusal.reason == Reason::kIo && Clock::now() - refusal.when >= retry_) return false;
   return !refusal.files.changed();
 }
 

@@ -45,15 +45,16 @@ class WatchObserver {
 // - A scenario is loaded when its `current` names another version than the one being served.
 // - A refused version is remembered with its reason, and tried again when `current` names another version or when one
 //   of the files that decided the outcome changes, appears or disappears; after a failure of the file system (kIo)
-//   also after kRetry.
+//   also after a while (kRetry).
 // - A scenario whose `current` (or whole folder, or the registry) disappears goes on being served, and a warning is
 //   logged once: withdrawing a scenario is an act of publishing, not the loss of a file.
 class RegistryWatcher {
  public:
   static constexpr std::chrono::seconds kRetry{5};
 
-  // All references must outlive the watcher.
-  RegistryWatcher(Registry registry, LoadFunction load, ScenarioStore& store, WatchObserver& observer);
+  // All references must outlive the watcher. `retry`: see the rules above.
+  RegistryWatcher(Registry registry, LoadFunction load, ScenarioStore& store, WatchObserver& observer,
+                  std::chrono::milliseconds retry = kRetry);
   ~RegistryWatcher();  // stops
 
   // One pass over the registry, on the calling thread. Not to be called while the thread runs.
@@ -62,7 +63,9 @@ class RegistryWatcher {
   // Scans every `interval` on a thread of its own, at lower priority than the serving threads. `on_thread_start` runs
   // first on that thread.
   void start(std::chrono::milliseconds interval, std::function<void()> on_thread_start = {});
-  // Interrupts a load in progress; returns when the thread has ended. Idempotent.
+  // Interrupts a load in progress, without waiting.
+  void request_stop() { thread_.request_stop(); }
+  // As request_stop(), and returns when the thread has ended. Idempotent.
   void stop();
 
  private:
@@ -82,13 +85,14 @@ class RegistryWatcher {
   void visit(const std::string& name, std::stop_token stop);
   void try_load(const std::string& name, const std::string& version, std::stop_token stop);
   void refuse(const std::string& name, Refusal refusal);
-  static bool still_refused(const Refusal& refusal, const std::string& version);
+  bool still_refused(const Refusal& refusal, const std::string& version) const;
   void run(std::stop_token stop, std::chrono::milliseconds interval);
 
   const Registry registry_;
   const LoadFunction load_;
   ScenarioStore& store_;
   WatchObserver& observer_;
+  const std::chrono::milliseconds retry_;
   // Only the scanning thread touches these.
   std::map<std::string, Scenario> scenarios_;
   std::set<std::string> ignored_;  // folder names already warned about

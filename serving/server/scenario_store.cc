@@ -82,4 +82,10 @@ void ScenarioStore::clear_refusal(const std::string& scenario) {
   entry.refused_reason.clear();
 }
 
+void ScenarioStore::clear() {
+  std::map<std::string, Entry, std::less<>> freed;  // outside the lock
+  std::lock_guard lock(mutex_);
+  freed.swap(entries_);
+}
+
 }  // namespace smt::server

@@ -52,6 +52,8 @@ class ScenarioStore {
   void refuse(const std::string& scenario, const std::string& version, const std::string& reason);
   // The pointer names the version being served again.
   void clear_refusal(const std::string& scenario);
+  // Forgets everything; for the end of the process.
+  void clear();
 
  private:
   struct Entry {

@@ -3,11 +3,14 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
 
+#include <algorithm>
 #include <chrono>
 #include <stdexcept>
+#include <thread>
 
 #include "address.h"
 #include "aoti_binary.h"
+#include "connections.h"
 #include "log.h"
 
 namespace smt::server {
@@ -15,8 +18,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// How long open streams that carry no prediction (health watches, reflection) may hold up the end of a drain.
-constexpr std::chrono::milliseconds kStreamGrace{200};
+// Part of the drain that is kept for refusing what still waits and for sending the last answers.
+constexpr std::chrono::milliseconds kFinish{500};
+constexpr std::chrono::milliseconds kLook{1};
 
 BinaryOpener aoti_opener(const Registry& registry, int workers) {
   // One instance per worker, and one for the watcher's trial rows.
@@ -97,17 +101,25 @@ void Server::load(std::stop_token stop) {
 
 void Server::drain() {
   Clock::time_point begin = Clock::now();
-  Clock::time_point end = begin + std::chrono::seconds(options_.drain_seconds);
+  std::chrono::milliseconds allowed = std::chrono::seconds(options_.drain_seconds);
+  Clock::time_point end = begin + allowed - std::min(kFinish, allowed / 4);
   grpc_->GetHealthCheckService()->Shutdown();  // every service NOT_SERVING, whatever is set later
+  watcher_.request_stop();
   state_.gate.close();
   log::info("draining", {{"inflight", state_.gate.inside()}, {"seconds", options_.drain_seconds}});
-  bool idle = state_.gate.wait_idle_until(end);
-  if (!idle) log::warn("drain_timeout", {{"cancelled", state_.gate.inside()}});
-  // Calls that are still inside are cancelled at once; workers drop them as they reach them.
-  grpc_->Shutdown(std::chrono::system_clock::now() + (idle ? kStreamGrace : std::chrono::milliseconds(0)));
+  if (!state_.gate.wait_idle_until(end)) {
+    log::warn("drain_timeout", {{"inflight", state_.gate.inside()}, {"waiting", pool_.waiting()}});
+  }
+  pool_.stop();  // what still waits is answered UNAVAILABLE, what runs is finished
+  Clock::time_point last = Clock::now() + kFinish;
+  bool answered = state_.gate.wait_idle_until(last);
+  // The kernel has nothing to wait on for this, so look again until the answers have arrived.
+  while (unacknowledged_bytes(port_) > 0 && Clock::now() < last) std::this_thread::sleep_for(kLook);
   watcher_.stop();
-  pool_.stop();
-  log::info("drained", {{"seconds", std::chrono::duration<double>(Clock::now() - begin).count()}});
+  store_.clear();
+  binaries_.prune();
+  log::info("drained", {{"unanswered", answered ? 0 : state_.gate.inside()},
+                        {"seconds", std::chrono::duration<double>(Clock::now() - begin).count()}});
 }
 
 void Server::set_health(const std::string& service, bool serving) {

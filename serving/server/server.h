@@ -31,7 +31,10 @@ class Server : private WatchObserver {
   // Returns early, not ready, when `stop` is requested.
   void load(std::stop_token stop);
 
-  // Health NOT_SERVING, new calls UNAVAILABLE, waits for those in flight; after options.drain_seconds cancels them.
+  // Health NOT_SERVING, new calls UNAVAILABLE, waits for those in flight; shortly before options.drain_seconds are
+  // over, answers UNAVAILABLE to what still waits for a worker. When this returns every call has been answered, and the
+  // process is to end at once (_exit): the destructor's grpc::Server::Shutdown() would answer calls that arrive while
+  // its GOAWAY travels with CANCELLED, which clients do not retry; a closed connection is UNAVAILABLE, which they do.
   void drain();
 
   int port() const { return port_; }
