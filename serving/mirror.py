@@ -124,7 +124,9 @@ class Mirror:
 def run_beside(command: Sequence[str], environment: Mapping[str, str], mirror: Mirror, poll_seconds: float) -> int:
     """Runs the server as a child and the mirror beside it; passes SIGTERM and SIGINT on. Returns its exit status."""
     ended = threading.Event()
-    child = subprocess.Popen(command, env=environment)
+    # In a process group of its own: Ctrl-C reaches the whole group of the terminal, and the server would take what we
+    # pass on for a second one, which means: at once.
+    child = subprocess.Popen(command, env=environment, process_group=0)
 
     def forward(number: int, frame: Any) -> None:
         child.send_signal(number)

@@ -11,7 +11,10 @@ from smt.serving.binary import BinaryRunner
 from smt.serving.compile import BinaryInfo, compile_template
 from smt.serving.registry import Registry
 from smt.training.model import abi_hash
+from smt.training.scenario import load_scenario
 from smt.training.template import Template, load_template
+from smt.training.trainer import train
+from tests.serving.data import write_shop
 from tests.serving.support import FEED, SEARCH, TEMPLATE_YAML, RunningServer, copy_binaries
 
 
@@ -53,3 +56,12 @@ def server(
     with RunningServer(registry, folder, max_rows=300) as running:
         yield running
         assert running.process.poll() is None, "the server died under a test"
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A scenario of the test template and its trained run directory; not to be changed."""
+    scenario = write_shop(tmp_path_factory.mktemp("shop"))
+    run = scenario.parent / "run"
+    train(load_scenario(scenario), run, epochs=2, progress=False)
+    return scenario, run
