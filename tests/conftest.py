@@ -7,3 +7,6 @@ from pathlib import Path
 
 # Tests import each other's helpers as `tests.…`, however pytest was started.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# Before anything loads torch: it sets how threads wait.
+import smt.training  # noqa: F401

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
@@ -63,7 +64,10 @@ def save(directory: Path, model: ShardedModel, optimizer: torch.optim.Optimizer,
     barrier()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of ShardedTensor, which TorchRec still uses
-        save_state(_state(model, optimizer), checkpoint_id=temporary)
+        try:
+            save_state(_state(model, optimizer), checkpoint_id=temporary)
+        except CheckpointException as error:  # not an Exception
+            raise CheckpointError(f"{temporary}: the checkpoint could not be written ({_reason(error)})") from error
     if dist.get_rank() == 0:
         write_atomically(temporary / _PROGRESS, json.dumps(progress, indent=1).encode())
         for path in temporary.iterdir():
@@ -111,9 +115,8 @@ def restore(path: Path, model: ShardedModel, optimizer: torch.optim.Optimizer) -
         warnings.simplefilter("ignore")
         try:
             load_state(state, checkpoint_id=path)
-        except Exception as error:  # it raises errors of many kinds, from pickle's to its own
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            raise CheckpointError(f"{path}: found a checkpoint that does not load ({reason})") from error
+        except (Exception, CheckpointException) as error:  # errors of many kinds, from pickle's to its own
+            raise CheckpointError(f"{path}: found a checkpoint that does not load ({_reason(error)})") from error
         model.dmp.load_state_dict(state["model"])
         model.fused_optimizer.load_state_dict(state["tables_optimizer"])
 
@@ -129,6 +132,11 @@ def _state(model: ShardedModel, optimizer: torch.optim.Optimizer) -> dict[str, A
         "tables_optimizer": model.fused_optimizer.state_dict(),
         "dense_optimizer": dense,
     }
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def _fill(optimizer: torch.optim.Optimizer) -> None:
