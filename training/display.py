@@ -1,10 +1,10 @@
 """What a person sees of training: a progress bar with ETA, rows/s and loss, and a line of metrics per epoch."""
 
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from smt.training.metrics import TaskMetrics
 
@@ -55,18 +55,17 @@ class Display:
         if self._shown:
             self._progress.console.print(text, highlight=False)
 
-    def epoch(self, scenario: str, epoch: int, loss: float, metrics: dict[str, TaskMetrics], best: bool) -> None:
-        """The table of an epoch's validation metrics."""
+    def epoch(self, record: dict[str, Any], metrics: dict[str, TaskMetrics], best: bool) -> None:
+        """One line of an epoch's validation metrics; `record` is its line of metrics.jsonl."""
         if not self._shown:
             return
-        title = f"{scenario}: epoch {epoch}, training loss {loss:.4f}{', best so far' if best else ''}"
-        table = Table(
-            "task", "rows", "label rate", "NE", "AUC", "logloss", "calibration", title=title, title_justify="left"
-        )
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for name, task in metrics.items():
-            rate = "-" if task.label_rate is None else f"{task.label_rate:.4f}"
-            figures = [task.ne, task.auc, task.logloss, task.calibration]
-            table.add_row(name, str(task.rows), rate, *("-" if x is None else f"{x:.4f}" for x in figures))
-        self._progress.console.print(table)
+        tasks = [
+            f"[bold]{name}[/] NE {_figure(task.ne)} AUC {_figure(task.auc)} calibration {_figure(task.calibration)}"
+            for name, task in metrics.items()
+        ]
+        head = f"epoch {record['epoch']}  {record['rows_per_second']:,.0f} rows/s  loss {record['loss']:.4f}"
+        self.say("  ".join([head, *tasks, *(["[green]best[/]"] if best else [])]))
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

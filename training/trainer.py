@@ -219,7 +219,7 @@ class _Training:
                 "rows_per_second": round(state.rows["train"] / seconds, 1),
             }
         )
-        self.display.epoch(self.scenario.name, number, loss, metrics, better)
+        self.display.epoch(state.history[-1], metrics, better)
         if self.shard.rank == 0:
             write_lines(self.paths.metrics, state.history)
             write_json(self.paths.result, self._describe(state).to_json())
