@@ -131,6 +131,13 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 
 
+_TAGS: dict[type[yaml.Node], set[str]] = {
+    yaml.ScalarNode: {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str")},
+    yaml.SequenceNode: {"tag:yaml.org,2002:seq"},
+    yaml.MappingNode: {"tag:yaml.org,2002:map"},
+}
+
+
 def _scalar(tag: str, text: str) -> Any:
     match tag.removeprefix("tag:yaml.org,2002:"):
         case "null":
@@ -141,10 +148,8 @@ def _scalar(tag: str, text: str) -> Any:
             return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
         case "float":
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-        case "str":
-            return text
         case _:
-            return None
+            return text
 
 
 class _Builder:
@@ -163,16 +168,10 @@ class _Builder:
         self.lines.setdefault(at, node.start_mark.line + 1)
         if len(self.lines) > MAX_NODES:
             raise ConfigError([Problem(str(self.path), 1, "", f"more than {MAX_NODES} values", "a smaller file")])
+        if node.tag not in _TAGS[type(node)]:
+            self._complain(node, at, f"the tag {node.tag}", "plain values without tags")
+            return None
         if isinstance(node, yaml.ScalarNode):
-            if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.rsplit(":", 1)[1] not in (
-                "null",
-                "bool",
-                "int",
-                "float",
-                "str",
-            ):
-                self._complain(node, at, f"the tag {node.tag}", "plain values without tags")
-                return None
             try:
                 return _scalar(node.tag, node.value)
             except ValueError:

@@ -24,6 +24,9 @@ from smt.training.model import TemplateNet
 from smt.training.parallel import gather
 from smt.training.template import Template
 
+# TorchRec asks torch.fx a question in the forward pass that torch warns of; nothing here could be changed.
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+
 # Tables are sharded as a whole or by rows: in data-parallel tables the optimizer would not be fused.
 SHARDINGS = ["table_wise", "row_wise"]
 
