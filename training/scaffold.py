@@ -215,7 +215,8 @@ class _Draft:
                 re.sub(r"[^a-z0-9_-]", "_", re.sub(r"^label_|_label$", "", label.name.lower()))[:64] or f"task_{index}"
             )
             column = label.name if label.name.isidentifier() else f"col({json.dumps(label.name)})"
-            text = f"- {{name: {task}, label: {_quoted(f'{column} == 1')}, weight: 1.0}}"
+            condition = column if label.arrow_type == "bool" else f"{column} == 1"  # a truth value is a label as it is
+            text = f"- {{name: {task}, label: {_quoted(condition)}, weight: 1.0}}"
             lines.append(
                 f"  {text}" if index < self.template.tasks else f"  # {text}   # the template has no head left"
             )

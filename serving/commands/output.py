@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 # Results go to stdout, all else to stderr, so that --json can be piped.
-RESULT = Console(highlight=False, soft_wrap=True)
+# Where no terminal gives the width (a pipe, a log), lines are wide enough for our tables.
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+RESULT = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 NOTES = Console(stderr=True, highlight=False, soft_wrap=True)
 
 FAILED = 1
@@ -78,7 +82,7 @@ def print_json(value: Any) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[str] = ()) -> Table:
     """A table whose `numbers` columns are right-aligned; None prints as a dash."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
     for column in columns:
         made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:

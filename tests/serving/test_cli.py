@@ -1,0 +1,263 @@
+"""The command: help that teaches, one clear message per error, exit status, JSON, and no torch before it is needed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from smt.serving.cli import app
+from smt.serving.commands.output import print_json
+from smt.serving.compile import BinaryInfo
+from smt.serving.registry import Registry
+from smt.serving.serve import ServeError, find_server, server_environment
+from smt.training.template import Template
+from tests.serving.data import write_shop
+from tests.serving.support import FEED, TEMPLATE_YAML
+
+COMMANDS = [
+    "new-scenario",
+    "validate",
+    "train",
+    "compile",
+    "publish",
+    "registry",
+    "serve",
+    "predict",
+    "status",
+    "score",
+]
+NOWHERE = "127.0.0.1:1"
+
+
+def invoke(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def reported(*arguments: object) -> Any:
+    result = invoke(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_help_teaches() -> None:
+    text = invoke("--help").stdout
+    for command in COMMANDS:
+        assert f" {command} " in text
+    steps = [f"smt {command}" for command in ("new-scenario", "validate", "train", "compile", "publish", "serve")]
+    places = [text.index(step) for step in steps]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "registry ls", "registry verify", "registry use"])
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    result = invoke(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert command == "registry" or f"Example: smt {command}" in result.stdout
+    if command not in ("registry", "serve"):
+        assert "--json" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["status", "--target", NOWHERE]])
+def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    """No torch, no TorchRec; what takes seconds to import would be felt at every call."""
+    program = (
+        "import sys\nfrom smt.serving.cli import app\n"
+        "try:\n    app(sys.argv[1:], prog_name='smt')\n"
+        "except SystemExit:\n    pass\n"
+        "print('heavy:', [m for m in ('torch', 'torchrec', 'onnx', 'pandas') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", program, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_version() -> None:
+    from importlib.metadata import PackageNotFoundError
+
+    result = invoke("--version")
+    # Sources that were not installed have no version to print.
+    assert isinstance(result.exception, PackageNotFoundError) or re.fullmatch(
+        r"\d+\.\d+\.\d+\S*", result.stdout.strip()
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["validate", "{tmp}/no.yaml"], 2, "{tmp}/no.yaml: found no such file"),
+        (["validate", "{tmp}/bad.yaml"], 2, "{tmp}/bad.yaml:1: "),
+        (["train", "{tmp}/bad.yaml"], 2, "{tmp}/bad.yaml:1: "),
+        (["train", "{tmp}/bad.yaml", "--epochs", "0"], 2, "--epochs"),
+        (["train", "{tmp}/bad.yaml", "--epochs", "1", "--extend", "1"], 2, "--extend says how many epochs more"),
+        (["compile", "{tmp}/no.yaml"], 2, "{tmp}/no.yaml: found no such file"),
+        (["compile", "{tmp}/template.yaml", "--target", "tpu"], 1, "target 'tpu': expected cpu"),
+        (["compile", "{tmp}/template.yaml", "--registry", "nosuch://x"], 1, "nosuch://x: not a registry"),
+        (["publish", "{tmp}/no"], 1, "{tmp}/no/result.json: no such file"),
+        (["registry", "ls", "--registry", "nosuch://x"], 1, "nosuch://x: not a registry"),
+        (["registry", "ls", "--registry", "{tmp}", "-s", "feed"], 1, "no scenario 'feed'; there are: none"),
+        (["registry", "use", "feed", "v1", "--registry", "{tmp}"], 1, "version 'v1': expected YYYYMMDD"),
+        (["serve", "--registry", "{tmp}/no"], 1, "{tmp}/no: no such folder; `smt publish"),
+        (["status", "--target", NOWHERE], 1, f"cannot reach {NOWHERE}"),
+        (["predict", "-s", "s", "-i", "{tmp}/rows.csv", "--target", NOWHERE], 1, f"cannot reach {NOWHERE}"),
+        (["predict", "-s", "s", "-i", "a.csv", "-o", "b.txt", "--target", NOWHERE], 2, "found the ending '.txt'"),
+        (["predict", "-s", "s", "-i", "a.csv", "--context", "{{", "--target", NOWHERE], 2, "--context: "),
+        (["predict", "-s", "s", "-i", "a.csv", "--context", "[1]", "--target", NOWHERE], 2, "found list; expected a"),
+        (["predict", "-s", "s"], 2, "Missing option '--input'"),
+        (["score", "{tmp}/no.yaml", "--target", NOWHERE], 2, "{tmp}/no.yaml: found no such file"),
+        (["nonsense"], 2, "No such command 'nonsense'"),
+        (["new-scenario", "Bad!", "-t", "{tmp}/template.yaml", "-d", "{tmp}"], 2, "'Bad!'"),
+        (["new-scenario", "good", "-t", "{tmp}/template.yaml", "-d", "{tmp}/no"], 2, "{tmp}/no: found no such file"),
+    ],
+)
+def test_errors(tmp_path: Path, arguments: list[str], status: int, message: str) -> None:
+    """One message on stderr, nothing on stdout, no stack trace; also with --json."""
+    (tmp_path / "bad.yaml").write_text("nonsense: true\n")
+    (tmp_path / "template.yaml").write_text(TEMPLATE_YAML)
+    (tmp_path / "rows.csv").write_text("x\n1\n")
+    words = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
+    for extra in ([], ["--json"]) if arguments[0] not in ("serve", "nonsense") else ([],):
+        result = invoke(*words, *extra)
+        assert result.exit_code == status, result.output
+        assert isinstance(result.exception, SystemExit)
+        assert message.replace("{tmp}", str(tmp_path)) in result.stderr
+        assert result.stdout == ""
+        assert "Traceback" not in result.stderr
+
+
+def test_errors_reach_a_program_as_exceptions(tmp_path: Path) -> None:
+    from smt.training.config import ConfigError
+
+    with pytest.raises(ConfigError):
+        app(["train", str(tmp_path / "no.yaml")], standalone_mode=False)
+
+
+def test_faults_of_ours_are_not_hidden(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(self: Registry) -> list[str]:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Registry, "scenarios", broken)
+    assert isinstance(invoke("registry", "ls", "--registry", tmp_path).exception, ZeroDivisionError)
+
+
+def test_from_data_to_a_scenario(tmp_path: Path) -> None:
+    """new-scenario writes a YAML that validate accepts once it has a task."""
+    shop = write_shop(tmp_path)
+    out = tmp_path / "made.yaml"
+    made = reported(
+        "new-scenario", "made", "-t", tmp_path / "template.yaml", "-d", tmp_path / "train.parquet", "-o", out
+    )
+    assert made == {"scenario": "made", "path": str(out)}
+    assert reported("validate", out)["tasks"][0]["name"] == "sent_back"
+    again = invoke(
+        "new-scenario", "made", "-t", tmp_path / "template.yaml", "-d", tmp_path / "train.parquet", "-o", out
+    )
+    assert again.exit_code == 1
+    assert "exists already" in again.stderr
+
+    report = reported("validate", shop)
+    assert report["ok"]
+    assert [task["name"] for task in report["tasks"]] == ["bought", "returned"]
+    shown = invoke("validate", shop)
+    assert shown.exit_code == 0
+    assert "no mistake; next: smt train" in shown.stdout
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(shop.read_text().replace("inputs: [seller]", "inputs: [saler]"))
+    failed = invoke("validate", wrong)
+    assert failed.exit_code == 2
+    assert re.search(r"wrong\.yaml:9: features\[3\]\.inputs: .*'saler'.*'seller'", failed.stdout)
+    assert not json.loads(invoke("validate", wrong, "--json").stdout)["ok"]
+
+
+def test_train_extend_and_publish(registry_folder: Path, tmp_path: Path) -> None:
+    shop, run = write_shop(tmp_path), tmp_path / "run"
+    first = reported("train", shop, "--run-dir", run, "--epochs", "1")
+    assert first["epochs_completed"] == 1
+    assert first["run_dir"] == str(run)
+    published = reported("publish", run, "--registry", registry_folder)
+    extended = invoke("train", shop, "--run-dir", run, "--extend", "1")
+    assert extended.exit_code == 0, extended.output
+    assert "shop, epoch 2" in extended.stdout
+    second = invoke("publish", run, "--registry", registry_folder)
+    assert second.exit_code == 0, second.output
+    assert "relative change of NE: bought" in second.stderr
+    listed = reported("registry", "ls", "--registry", registry_folder)
+    assert [(s["scenario"], s["current"]) for s in listed["snapshots"]] == [("shop", False), ("shop", True)]
+    assert listed["snapshots"][0]["version"] == published["version"] == listed["snapshots"][1]["parent"]
+    missing = invoke("train", shop, "--run-dir", tmp_path / "other", "--resume")
+    assert missing.exit_code == 1
+    assert "no checkpoint" in missing.stderr
+
+
+def test_compile_says_what_it_did(compiled: tuple[Path, BinaryInfo, list[str]], template: Template) -> None:
+    folder, info, _ = compiled
+    again = reported("compile", template.path, "--registry", folder)
+    assert (again["compiled"], again["sha256"]) == (False, info.sha256)
+    assert "compiled already" in invoke("compile", template.path, "--registry", folder).stdout
+
+
+def test_registry_commands(registry_folder: Path, template: Template) -> None:
+    at = ("--registry", registry_folder)
+    registry = Registry(registry_folder)
+    first = FEED.publish(registry, template, seed=1).version
+    second = FEED.publish(registry, template, seed=2).version
+    listed = reported("registry", "ls", *at)
+    assert [binary["template"]["name"] for binary in listed["binaries"]] == ["small"]
+    assert [s["version"] for s in listed["snapshots"]] == [first, second]
+    text = invoke("registry", "ls", *at).stdout
+    assert "current" in next(line for line in text.splitlines() if second in line)
+    assert reported("registry", "verify", *at) == {"registry": str(registry_folder), "intact": 3, "faults": []}
+    assert reported("registry", "use", "feed", first, *at)["before"] == second
+    assert registry.current("feed") == first
+    weights = registry_folder / "scenarios/feed/versions" / second / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    damaged = invoke("registry", "verify", *at, "--json")
+    assert damaged.exit_code == 1
+    assert "weights.safetensors" in json.loads(damaged.stdout)["faults"][0]
+    refused = invoke("registry", "use", "feed", second, *at)
+    assert refused.exit_code == 1
+    assert registry.current("feed") == first
+
+
+def test_an_empty_registry(tmp_path: Path) -> None:
+    assert reported("registry", "ls", "--registry", tmp_path)["snapshots"] == []
+    assert "empty; `smt compile`" in invoke("registry", "ls", "--registry", tmp_path).stderr
+
+
+def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": [float("nan"), 1.5], "b": {"c": float("inf")}})
+    assert json.loads(capsys.readouterr().out) == {"a": [None, 1.5], "b": {"c": None}}
+
+
+# Finding the server
+
+
+def test_the_server_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SMT_SERVER", str(tmp_path / "none"))
+    with pytest.raises(ServeError, match=r"\$SMT_SERVER names .*/none, which does not exist.*pip install"):
+        find_server()
+    (tmp_path / "none").write_text("#!/bin/sh\n")
+    with pytest.raises(ServeError, match="cannot be executed"):
+        find_server()
+    (tmp_path / "none").chmod(0o755)
+    assert find_server() == tmp_path / "none"
+
+
+def test_libraries_are_added_only_where_they_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/before")
+    server = tmp_path / "server"
+    server.write_text("#!/bin/sh\necho 1.0\n")
+    server.chmod(0o755)
+    assert server_environment(server)["LD_LIBRARY_PATH"] == "/before"
+    missing = 'echo "server: error while loading shared libraries: libtorch.so" >&2; exit 127'
+    server.write_text(f'#!/bin/sh\ncase "$LD_LIBRARY_PATH" in *torch/lib:/before) exit 0;; esac\n{missing}\n')
+    assert server_environment(server)["LD_LIBRARY_PATH"].endswith("torch/lib:/before")
+    server.write_text(f"#!/bin/sh\n{missing}\n")
+    with pytest.raises(ServeError, match=r"cannot start: .*libtorch\.so"):
+        server_environment(server)
