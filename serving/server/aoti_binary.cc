@@ -4,6 +4,7 @@
 #include <ATen/cpu/Utils.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <torch/version.h>
 
@@ -67,8 +68,7 @@ class AotiBinary final : public TemplateBinary {
         view(batch.offsets.data(), std::array{size(batch.offsets)}),
         view(batch.bag_index.data(), std::array{batch.rows, abi.categorical_slots}),
     };
-    // run() is not const in torch, but is made for concurrent callers.
-    std::vector<at::Tensor> outputs = const_cast<torch::inductor::AOTIModelPackageLoader&>(loader_).run(inputs);
+    std::vector<at::Tensor> outputs = call(inputs);
     if (outputs.size() != 1 || outputs[0].scalar_type() != at::kFloat || outputs[0].dim() != 2 ||
         outputs[0].size(0) != batch.rows || outputs[0].size(1) != abi.tasks) {
       throw std::runtime_error("the template binary did not return one float32 tensor [" + std::to_string(batch.rows) +
@@ -80,6 +80,15 @@ class AotiBinary final : public TemplateBinary {
   }
 
  private:
+  std::vector<at::Tensor> call(const std::vector<at::Tensor>& inputs) const {
+    try {
+      // run() is not const in torch, but is made for concurrent callers.
+      return const_cast<torch::inductor::AOTIModelPackageLoader&>(loader_).run(inputs);
+    } catch (const c10::Error& error) {
+      throw std::runtime_error(error.what_without_backtrace());
+    }
+  }
+
   torch::inductor::AOTIModelPackageLoader loader_;
 };
 
@@ -90,6 +99,9 @@ std::shared_ptr<const TemplateBinary> open_aoti_binary(const std::filesystem::pa
   check_interface(shown, manifest);
   try {
     return std::make_shared<AotiBinary>(dir, std::move(manifest), instances);
+  } catch (const c10::Error& error) {
+    throw Refused(Reason::kBinary,
+                  shown + ": model.pt2 does not load: " + shortened(error.what_without_backtrace(), 500));
   } catch (const std::exception& error) {
     throw Refused(Reason::kBinary, shown + ": model.pt2 does not load: " + shortened(error.what(), 500));
   }

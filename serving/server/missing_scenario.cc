@@ -25,6 +25,9 @@ MissingScenario describe_missing(const ServerState& state, std::string_view scen
     return {.message = "scenario " + in_quotes(scenario) + " has no version to serve: " + why};
   }
   std::vector<std::string> names = state.store.names();
+  if (names.empty()) {
+    return {.unknown = true, .message = "scenario: " + in_quotes(scenario) + " is unknown; the registry has none yet"};
+  }
   std::vector<std::string> near = nearest(scenario, names, kMaxNamesShown);
   std::string listed = near.size() < names.size() ? "nearest of " + std::to_string(names.size()) + ": " + joined(near)
                                                   : "expected one of: " + joined(near);

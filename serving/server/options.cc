@@ -38,7 +38,8 @@ Options parse_options(int argc, const char* const* argv, std::optional<int>& exi
                  "Address to listen on, for gRPC and metrics. The default answers this machine only; there is neither "
                  "TLS nor authentication, so open it (0.0.0.0, ::) on trusted networks alone");
   app.add_option("--port", options.port, "gRPC port; 0: the system picks one")->check(CLI::Range(0, 65535));
-  app.add_option("--metrics-port", options.metrics_port, "Port of Prometheus' /metrics (HTTP); 0: the system picks one")
+  app.add_option("--metrics-port", options.metrics_port,
+                 "Port of Prometheus' /metrics (HTTP, IPv4); 0: the system picks one")
       ->check(CLI::Range(0, 65535));
   app.add_option("--workers", options.workers, "Threads that compute; one request runs on one of them")
       ->check(CLI::Range(1, 1024));

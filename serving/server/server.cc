@@ -36,10 +36,22 @@ WorkerPool::Limits pool_limits(const Options& options) {
           .queue_bytes = static_cast<size_t>(options.queue_bytes)};
 }
 
-[[noreturn]] void cannot_listen(const std::string& what, const std::string& host, int port) {
-  std::string reason = listen_error(host, port);
-  throw std::runtime_error(what + ": cannot listen on " + host_port(host, port) + ": " +
-                           (reason.empty() ? "unknown reason" : reason));
+[[noreturn]] void cannot_listen(const std::string& flag, const std::string& host, int port, const std::string& why) {
+  throw std::runtime_error(flag + ": cannot listen on " + host_port(host, port) + ": " + why);
+}
+
+// Where /metrics listens. Debian's HTTP library is built without IPv6: the loopback and the wildcard address have an
+// IPv4 form that means the same to a scraper on this machine or network.
+std::string metrics_host(const std::string& host) {
+  if (host == "::1") return "127.0.0.1";
+  if (host == "::") return "0.0.0.0";
+  return host;
+}
+
+// Before gRPC and the HTTP library try: they say that it failed, the system says why.
+void check_listen(const std::string& flag, const std::string& host, int port) {
+  std::string why = listen_error(host, port);
+  if (!why.empty()) cannot_listen(flag, host, port, why);
 }
 
 }  // namespace
@@ -59,14 +71,17 @@ Server::Server(const Options& options)
       state_{.options = options_, .store = store_, .binaries = binaries_, .pool = pool_, .metrics = metrics_},
       service_(state_) {
   std::string host = numeric_host(options_.host);
+  check_listen("--port", host, options_.port);
+  std::string http_host = metrics_host(host);
+  check_listen("--metrics-port", http_host, options_.metrics_port);
   collectable_ = metrics_.collectable([this](Metrics& metrics) {
     metrics.queue_depth().Set(static_cast<double>(pool_.waiting()));
     metrics.inflight().Set(static_cast<double>(state_.gate.inside()));
   });
   try {
-    exposer_ = std::make_unique<prometheus::Exposer>(host_port(host, options_.metrics_port));
-  } catch (const std::exception&) {
-    cannot_listen("--metrics-port", host, options_.metrics_port);
+    exposer_ = std::make_unique<prometheus::Exposer>(host_port(http_host, options_.metrics_port));
+  } catch (const std::exception& error) {
+    cannot_listen("--metrics-port", http_host, options_.metrics_port, error.what());
   }
   exposer_->RegisterCollectable(collectable_);
   metrics_port_ = exposer_->GetListeningPorts().at(0);
@@ -80,7 +95,7 @@ Server::Server(const Options& options)
   // Two servers on one port would share its requests at random; with this, the second one fails to start.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   grpc_ = builder.BuildAndStart();
-  if (!grpc_ || port_ == 0) cannot_listen("--port", host, options_.port);
+  if (!grpc_ || port_ == 0) cannot_listen("--port", host, options_.port, "see the log");
   set_health("", false);
 }
 
