@@ -37,6 +37,7 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 }
 ALLOWED = "columns, literals, == != < <= > >=, in / not in [literals], is None, and / or / not, + - * /"
 MAX_LENGTH = 4096
+MAX_DEPTH = 100
 
 
 class ExpressionError(ValueError):
@@ -65,9 +66,9 @@ class Expression:
         try:
             tree = ast.parse(source, mode="eval").body
             checker = _Checker(source)
-            checker.check(tree)
+            checker.check(tree, MAX_DEPTH)
         except SyntaxError as error:
-            position = max((error.offset or 1) - 1, 0)
+            position = (error.offset or len(source) + 1) - 1  # 0 for what ends too early
             hint = ", did you mean == ?" if re.search(r"(?<![=!<>])=(?!=)", source) else ""
             raise ExpressionError(source, position, f"a syntax error ({error.msg}{hint})", ALLOWED) from error
         except (RecursionError, MemoryError) as error:
@@ -118,7 +119,10 @@ class _Checker:
     def fail(self, node: ast.AST, found: str, allowed: str = ALLOWED) -> ExpressionError:
         return ExpressionError(self.source, _position(self.source, node), found, allowed)
 
-    def check(self, node: ast.expr) -> None:
+    def check(self, node: ast.expr, depth: int) -> None:
+        if not depth:
+            raise RecursionError
+        depth -= 1
         match node:
             case ast.Name():
                 self.columns.append(node.id)
@@ -131,20 +135,20 @@ class _Checker:
                     raise self.fail(node, f"the number {node.value}", "finite numbers")
             case ast.BoolOp(values=values):
                 for value in values:
-                    self.check(value)
+                    self.check(value, depth)
             case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=operand):
-                self.check(operand)
+                self.check(operand, depth)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
-                self.check(left)
-                self.check(right)
+                self.check(left, depth)
+                self.check(right, depth)
             case ast.Compare(left=left, ops=ops, comparators=comparators):
-                self.check(left)
+                self.check(left, depth)
                 for comparison, right in zip(ops, comparators, strict=True):
-                    self._check_comparison(comparison, right)
+                    self._check_comparison(comparison, right, depth)
             case _:
                 raise self.fail(node, f"{_name_of(node)}")
 
-    def _check_comparison(self, op: ast.cmpop, right: ast.expr) -> None:
+    def _check_comparison(self, op: ast.cmpop, right: ast.expr, depth: int) -> None:
         if isinstance(op, ast.In | ast.NotIn):
             if not isinstance(right, ast.List | ast.Tuple | ast.Set) or not right.elts:
                 raise self.fail(right, "something else after `in`", "a list of literals, as in `x in ['a', 'b']`")
@@ -156,7 +160,7 @@ class _Checker:
         elif isinstance(right, ast.Constant) and right.value is None:
             raise self.fail(right, "None in a comparison", "`is None` and `is not None`")
         else:
-            self.check(right)
+            self.check(right, depth)
 
 
 def _position(source: str, node: ast.AST) -> int:

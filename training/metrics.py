@@ -73,7 +73,7 @@ def task_metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> TaskMet
 
     target, prediction = torch.from_numpy(y)[None], torch.from_numpy(p)[None]
     weights = torch.ones_like(target)
-    states = get_ne_states(target, prediction, weights, ETA)
+    states = get_ne_states(target, prediction.clone(), weights, ETA)  # clamps its argument in place
     logloss = float(states["cross_entropy_sum"]) / rows * _BITS_TO_NATS
     undefined: dict[str, str] = {}
     ne = auc = calibration = None

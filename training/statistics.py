@@ -100,6 +100,8 @@ class Quantiles:
             return []
         self._shrink()
         values, counts = np.unique(self._values[0], return_counts=True)
+        if len(values) <= buckets:
+            return [float(x) for x in values[1:]]
         ends = np.cumsum(counts)
         result: list[float] = []
         start = 0  # index of the bucket's first value
