@@ -49,18 +49,25 @@ def single_input_aucs(scenario: Scenario, rows: int) -> tuple[list[SingleInput],
     columns = [raw_columns(scenario, batch) for batch in batches]
     result = []
     for name in scenario.inputs:
-        codes, row_of = _codes([column[name] for column in columns], [batch.rows for batch in batches])
+        values, row_of = _values([column[name] for column in columns], [batch.rows for batch in batches])
+        codes, size = _codes(values)
+        ordered = _ordered(values, row_of, len(labels))
         for t, task in enumerate(scenario.tasks):
-            score = _label_rates(codes, row_of, labels[:, t], tested)
             known = tested & ~np.isnan(labels[:, t])
-            metrics = task_metrics(labels[known, t], score[known])
-            if min(metrics.positives, metrics.rows - metrics.positives) >= LEAST_OF_CLASS and metrics.auc is not None:
-                result.append(SingleInput(task.name, name, metrics.auc))
+            rates = task_metrics(labels[known, t], _label_rates(codes, size, row_of, labels[:, t], tested)[known])
+            if min(rates.positives, rates.rows - rates.positives) < LEAST_OF_CLASS or rates.auc is None:
+                continue
+            auc = rates.auc
+            if ordered is not None:
+                rising = task_metrics(labels[known, t], ordered[known]).auc
+                assert rising is not None  # as it is not for the same labels above
+                auc = max(auc, rising, 1 - rising)
+            result.append(SingleInput(task.name, name, auc))
     return result, len(labels)
 
 
-def _codes(columns: list[RawColumn], rows: list[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """A column as categories: the code of every value, and the row it belongs to."""
+def _values(columns: list[RawColumn], rows: list[int]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """A column's values (numbers, or objects that are strings), and the row that each belongs to."""
     values: list[Any] = [
         np.asarray(arrow_values(column.values).to_pylist(), dtype=object)
         if isinstance(column.values, StringValues)
@@ -71,21 +78,35 @@ def _codes(columns: list[RawColumn], rows: list[int]) -> tuple[npt.NDArray[np.in
         np.ones(count, dtype=np.int64) if column.lengths is None else column.lengths.astype(np.int64)
         for column, count in zip(columns, rows, strict=True)
     ]
-    flat = np.concatenate(values)
-    row_of = np.repeat(np.arange(sum(rows)), np.concatenate(lengths))
-    if flat.dtype == object:
-        encoded = pc.dictionary_encode(pa.array(flat.tolist(), pa.large_string()))
-        return encoded.indices.to_numpy().astype(np.int64), row_of
-    distinct, codes = np.unique(flat, return_inverse=True)
+    return np.concatenate(values), np.repeat(np.arange(sum(rows)), np.concatenate(lengths))
+
+
+def _codes(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], int]:
+    """The values as categories 0, 1, ...; also their number."""
+    if values.dtype == object:
+        encoded = pc.dictionary_encode(pa.array(values.tolist(), pa.large_string()))
+        return encoded.indices.to_numpy().astype(np.int64), len(encoded.dictionary)
+    distinct, codes = np.unique(values, return_inverse=True)
     if len(distinct) > _BINS:
         # Numbers by quantile, so that neighbours speak for one another.
-        edges = np.unique(np.quantile(flat, np.arange(1, _BINS) / _BINS))
-        codes = np.searchsorted(edges, flat, side="right")
-    return codes.astype(np.int64), row_of
+        edges = np.unique(np.quantile(values, np.arange(1, _BINS) / _BINS))
+        return np.searchsorted(edges, values, side="right").astype(np.int64), len(edges) + 1
+    return codes.astype(np.int64), len(distinct)
+
+
+def _ordered(values: npt.NDArray[Any], row_of: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.float64] | None:
+    """[rows] in 0..1 in the order of the numbers, the median where one is missing; None for strings and lists."""
+    if values.dtype == object or not len(values) or len(np.unique(row_of)) < len(row_of):
+        return None
+    distinct, rank = np.unique(values, return_inverse=True)
+    score = np.full(rows, float(np.median(rank)))
+    score[row_of] = rank
+    return score / max(len(distinct) - 1, 1)
 
 
 def _label_rates(
     codes: npt.NDArray[np.int64],
+    size: int,
     row_of: npt.NDArray[np.int64],
     labels: npt.NDArray[np.float32],
     tested: npt.NDArray[np.bool_],
@@ -93,7 +114,6 @@ def _label_rates(
     """[rows]: for each row the mean label rate of its values among the rows that are not tested."""
     counted = ~tested & ~np.isnan(labels)
     base = float(labels[counted].mean()) if counted.any() else 0.5
-    size = int(codes.max(initial=-1)) + 1
     use = counted[row_of]
     total = np.bincount(codes[use], minlength=size)
     positive = np.bincount(codes[use], weights=labels[row_of[use]], minlength=size)
