@@ -52,6 +52,9 @@ class _Base:
         self._metadata: dict[str, pb.ScenarioMetadata] = {}
         self._server: pb.ServerMetadata | None = None
 
+    def _seconds(self, timeout: float | None) -> float:
+        return self.timeout if timeout is None else timeout
+
     def _finish(self, query: Query, response: pb.PredictResponse) -> Prediction:
         known = self._metadata.get(query.scenario)
         if known is not None and known.version != response.version:
@@ -126,7 +129,7 @@ class Client(_Base):
         query = Query(scenario, candidates, context, tasks=tasks, version=version, request_id=request_id, rows=rows)
         if query.needs_metadata:
             query = query.resolved(self._scenario(scenario, timeout))
-        return self._result(query, self._stub.Predict.future(query.message(), timeout=timeout or self.timeout), timeout)
+        return self._result(query, self._stub.Predict.future(query.message(), timeout=self._seconds(timeout)), timeout)
 
     def predict_table(
         self,
@@ -163,7 +166,7 @@ class Client(_Base):
         pending: deque[tuple[Query, Any]] = deque()
         try:
             for part in query.parts(min(max_rows or server.max_rows, server.max_rows), server.max_message_bytes):
-                future = self._stub.Predict.future(part.message(), timeout=timeout or self.timeout)
+                future = self._stub.Predict.future(part.message(), timeout=self._seconds(timeout))
                 pending.append((part, future))
                 if len(pending) >= in_flight:
                     builder.add(self._result(*pending.popleft(), timeout))
@@ -224,7 +227,7 @@ class Client(_Base):
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         try:
-            return method(request, timeout=timeout or self.timeout)
+            return method(request, timeout=self._seconds(timeout))
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.target) from error
 
@@ -349,6 +352,6 @@ class AsyncClient(_Base):
 
     async def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         try:
-            return await method(request, timeout=timeout or self.timeout)
+            return await method(request, timeout=self._seconds(timeout))
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.target) from error

@@ -307,37 +307,45 @@ def test_another_set_of_inputs_and_tasks_after_a_swap(
 # The end
 
 
-def test_drain_answers_what_was_sent(registry_folder: Path, template: Template, tmp_path: Path) -> None:
-    """SIGTERM with a long queue: all of it is answered, new requests are turned away, the exit status is 0."""
+def test_drain_answers_what_is_waiting(registry_folder: Path, template: Template, tmp_path: Path) -> None:
+    """SIGTERM with a long queue: all that has arrived is answered, later requests are turned away."""
     FEED.publish(Registry(registry_folder), template, seed=1)
     rows = FEED.rows(4096)
-    count = 60
 
     async def run(server: RunningServer) -> None:
         async with AsyncClient(server.target, timeout=120) as client:
             expected = await client.predict("feed", rows)
-            calls = [asyncio.create_task(client.predict("feed", rows)) for _ in range(count)]
-            while not arrived(server) >= count + 1:
+            calls = [asyncio.create_task(client.predict("feed", rows)) for _ in range(60)]
+            while waiting(server) < 20:
+                assert not all(call.done() for call in calls), "the queue never grew"
                 await asyncio.sleep(0.001)
+            # In this order no call is counted twice, so at least so many have arrived.
+            arrived = answered(server) - 1
+            arrived += waiting(server)
             server.process.terminate()
-            answers = await asyncio.gather(*calls)
-            assert all(np.array_equal(answer["click"], expected["click"]) for answer in answers)
-            with pytest.raises(PredictError) as failure:
-                await client.predict("feed", rows)
-            assert failure.value.code is grpc.StatusCode.UNAVAILABLE
+            results = await asyncio.gather(*calls, return_exceptions=True)
+        good = [result for result in results if not isinstance(result, BaseException)]
+        assert len(good) >= arrived >= 20
+        assert all(np.array_equal(answer["click"], expected["click"]) for answer in good)
+        for refusal in (result for result in results if isinstance(result, BaseException)):
+            assert isinstance(refusal, PredictError)
+            assert refusal.code is grpc.StatusCode.UNAVAILABLE
 
     with RunningServer(registry_folder, tmp_path, workers=1) as server:
         asyncio.run(run(server))
         assert server.join() == 0
-        assert server.events("drained")
+        [event] = server.events("drained")
+        assert event["unanswered"] == 0
 
 
-def arrived(server: RunningServer) -> float:
-    """Predict calls that have reached the server: answered ones and those inside."""
-    text = server.metrics()
-    answered = re.findall(r'^smt_requests_total\{[^}]*scenario="feed"[^}]*\} (\S+)$', text, re.MULTILINE)
-    inside = re.findall(r"^smt_inflight (\S+)$", text, re.MULTILINE)
-    return sum(map(float, answered + inside))
+def answered(server: RunningServer) -> int:
+    found = re.findall(r'^smt_requests_total\{[^}]*scenario="feed"[^}]*\} (\S+)$', server.metrics(), re.MULTILINE)
+    return int(sum(map(float, found)))
+
+
+def waiting(server: RunningServer) -> int:
+    [found] = re.findall(r"^smt_queue_depth (\S+)$", server.metrics(), re.MULTILINE)
+    return int(float(found))
 
 
 def test_drain_under_load_fails_no_request_but_by_unavailable(
