@@ -1,4 +1,5 @@
 // smt-server: see --help.
+#include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
 #include <unistd.h>
 
@@ -29,6 +30,11 @@ void grpc_log(gpr_log_func_args* args) {
                      : args->severity == GPR_LOG_SEVERITY_INFO ? log::Level::kInfo
                                                                : log::Level::kDebug;
   log::write(level, "grpc", {{"message", args->message}});
+}
+
+// Protobuf's, in our format; at debug level, since a client's malformed message causes them.
+void protobuf_log(google::protobuf::LogLevel, const char*, int, const std::string& message) {
+  log::debug("protobuf", {{"message", message}});
 }
 
 void wait_for(std::stop_token stop) {
@@ -78,6 +84,7 @@ int main(int argc, char** argv) {
   if (exit_code) return *exit_code;
   log::set_level(*log::parse_level(options.log_level));
   gpr_set_log_function(grpc_log);
+  google::protobuf::SetLogHandler(protobuf_log);
   std::stop_token stop = smt::server::watch_signals();
   try {
     serve(options, stop);
