@@ -1,5 +1,6 @@
 """The processes that train together: one by default, several under torchrun."""
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,21 +17,22 @@ T = TypeVar("T")
 def process_group() -> Iterator[torch.device]:
     """Joins the process group and yields the device of this process.
 
-    Under torchrun the group is that of its environment; otherwise a group of one, which opens no port. A group that
-    the caller has initialised is used and left alone.
+    Under torchrun the group is that of its environment, which this process joins once and leaves when it ends;
+    otherwise a group of one, which opens no port. A group that the caller has initialised is used and left alone.
     """
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
+    backend = "cuda:nccl,cpu:gloo" if cuda else "gloo"
+    if not dist.is_initialized() and "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        dist.init_process_group(backend)
+        # A second group of the same store would find the keys of the first and wait for ever.
+        atexit.register(dist.destroy_process_group)
     if dist.is_initialized():
         yield device
         return
-    backend = "cuda:nccl,cpu:gloo" if cuda else "gloo"
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend)
-    else:
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+    dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     try:
         yield device
     finally:

@@ -1,0 +1,81 @@
+"""Two processes under torchrun: sharded tables, sharded rows, one result."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smt.training.trainer import TrainResult, load_result, train
+from tests.training.support import make_scenario
+
+# Each line of a plan is one call of train(): scenario, run directory, epochs, resume.
+CODE = """
+import json, sys
+from smt.training.scenario import load_scenario
+from smt.training.trainer import train
+for scenario, run_dir, epochs, resume in json.loads(sys.argv[1]):
+    train(load_scenario(scenario), run_dir, epochs=epochs, resume=resume, progress=False)
+"""
+Plan = list[tuple[str, str, int, bool]]
+
+
+def torchrun(folder: Path, plan: Plan) -> None:
+    script = folder / "script.py"
+    script.write_text(CODE)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, "--local-addr=127.0.0.1", str(script), json.dumps(plan)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    # Batches of all rows, no dropout, one task with every label: two processes compute what one computes.
+    exact = make_scenario(
+        tmp_path / "exact",
+        {"  - {name: buy, label: bought, weight: 0.5}\n": ""},
+        {"batch_size: 128": "batch_size: 1800", "dropout: 0.1": "dropout: 0.0", "tasks: 3": "tasks: 1"},
+        train=1800,
+        valid=501,
+    )
+    # An odd number of rows, so that one process runs out of them first.
+    usual = make_scenario(tmp_path / "usual", train=1801, valid=501)
+    plan: Plan = [
+        (str(exact.path), "exact", 4, False),
+        (str(usual.path), "usual", 2, False),
+        (str(usual.path), "usual", 3, True),
+    ]
+    torchrun(tmp_path, [(path, str(tmp_path / "two" / name), epochs, resume) for path, name, epochs, resume in plan])
+    scenarios = {str(exact.path): exact, str(usual.path): usual}
+    for path, name, epochs, resume in plan:
+        train(scenarios[path], tmp_path / "one" / name, epochs=epochs, resume=resume, progress=False)
+
+    one, two = load_result(tmp_path / "one" / "exact"), load_result(tmp_path / "two" / "exact")
+    assert two.details["processes"] == 2
+    compare(one, two, rel=1e-4)
+    for tensor in ("slab", "table"):
+        torch.testing.assert_close(load_file(two.weights)[tensor], load_file(one.weights)[tensor], atol=1e-3, rtol=1e-3)
+
+    one, two = load_result(tmp_path / "one" / "usual"), load_result(tmp_path / "two" / "usual")
+    assert (two.epochs_completed, two.epoch) == (3, 3)
+    assert two.rows == {"train": 1801, "valid": 501}
+    compare(one, two, rel=0.15)
+
+
+def compare(one: TrainResult, two: TrainResult, rel: float) -> None:
+    assert one.rows == two.rows
+    for name, metrics in one.metrics.items():
+        found = two.metrics[name]
+        assert (found.rows, found.positives) == (metrics.rows, metrics.positives)
+        assert found.ne == pytest.approx(metrics.ne, rel=rel)
