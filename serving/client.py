@@ -58,7 +58,7 @@ class _Base:
     def _finish(self, query: Query, response: pb.PredictResponse) -> Prediction:
         known = self._metadata.get(query.scenario)
         if known is not None and known.version != response.version:
-            del self._metadata[query.scenario]  # another version may read other inputs: ask again next time
+            self._metadata.pop(query.scenario, None)  # another version may read other inputs: ask again next time
         return Prediction.from_response(response, query.rows)
 
     def _tasks(self, query: Query) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from smt.serving.binary import BinaryRunner
+from smt.serving.client import Client
 from smt.serving.compile import BinaryInfo, compile_template
 from smt.serving.registry import Registry
 from smt.training.model import abi_hash
@@ -56,6 +57,12 @@ def server(
     with RunningServer(registry, folder, max_rows=300) as running:
         yield running
         assert running.process.poll() is None, "the server died under a test"
+
+
+@pytest.fixture(scope="module")
+def client(server: RunningServer) -> Iterator[Client]:
+    with Client(server.target, timeout=60) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from smt.serving.encode import EncodingError, encode, encode_all, fit_types, row
 from smt.serving.protos import prediction_pb2 as pb
 
 NAN = float("nan")
+NOT_UTF8 = pa.array([b"\xff"]).view(pa.string())
+NOT_UTF8_LONG = pa.array([b"\xff" * 200]).view(pa.string())
 DICTIONARY_LISTS = pa.list_(pa.dictionary(pa.int8(), pa.string()))
 
 
@@ -39,6 +41,9 @@ def parsed(feature: pb.Feature) -> tuple[str | None, list[Any], list[int]]:
         ([True, False], ("ints", [1, 0], [])),
         (["a", "é", "日本", ""], ("strings", ["a", "é", "日本", ""], [])),
         (["a", None], ("strings", ["a"], [1, 0])),
+        (["", "é" * 63 + "x"], ("strings", ["", "é" * 63 + "x"], [])),
+        (["x" * 127, "y"], ("strings", ["x" * 127, "y"], [])),
+        (["x" * 128, "é" * 3000, ""], ("strings", ["x" * 128, "é" * 3000, ""], [])),
         ([None, 1], ("ints", [1], [0, 1])),
         ([[1, 2], [], None, [3]], ("ints", [1, 2, 3], [2, 0, 0, 1])),
         ([["a"], ["b"]], ("strings", ["a", "b"], [])),
@@ -117,6 +122,8 @@ def test_context_takes_bare_values(value: Any, expected: tuple[str, list[Any], l
         ([1, "a"], "expected one kind of value"),
         ([2**63], "too large"),
         (np.array([2**63], np.uint64), "64-bit signed integers"),
+        (NOT_UTF8, "valid Unicode"),
+        (NOT_UTF8_LONG, "valid Unicode"),
         ([b"raw"], "found binary values; expected numbers, bools or strings"),
         (["\ud800"], "surrogates"),
         ([{"a": 1}], "found struct"),
