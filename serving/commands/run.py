@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from smt.serving.commands.output import (
     DEFAULT_REGISTRY,
@@ -182,7 +183,7 @@ def status(target: TargetOption = DEFAULT_TARGET, as_json: JsonOption = False) -
         )
         return
     RESULT.print(
-        f"[bold]{target}[/] {health}: smt-server {server.version}, {server.workers} workers, "
+        f"[bold]{escape(target)}[/] {health}: smt-server {server.version}, {server.workers} workers, "
         f"at most {server.max_rows:,} rows and {server.max_message_bytes:,} bytes a request"
     )
     binaries = [[b.template_name, b.template_version, b.abi_hash[:12], b.sha256[:12]] for b in server.binaries]
