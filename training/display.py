@@ -53,7 +53,7 @@ class Display:
 
     def say(self, text: str) -> None:
         if self._shown:
-            self._progress.console.print(text, highlight=False)
+            self._progress.console.print(text, highlight=False, soft_wrap=True)
 
     def epoch(self, record: dict[str, Any], metrics: dict[str, TaskMetrics], best: bool) -> None:
         """One line of an epoch's validation metrics; `record` is its line of metrics.jsonl."""

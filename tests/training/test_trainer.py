@@ -86,7 +86,10 @@ def test_learns_the_signal(trained: tuple[Scenario, TrainResult]) -> None:
 
 def test_exported_weights_serve_what_was_measured(trained: tuple[Scenario, TrainResult]) -> None:
     scenario, result = trained
-    metrics = evaluate([task.name for task in scenario.tasks], *served(scenario, result))
+    labels, probabilities = served(scenario, result)
+    kept = np.load(RunPaths(result.run_dir).predictions)
+    np.testing.assert_allclose(kept, probabilities[:, :2], atol=1e-6)
+    metrics = evaluate([task.name for task in scenario.tasks], labels, probabilities)
     for name, expected in result.metrics.items():
         assert metrics[name].rows == expected.rows
         assert metrics[name].ne == pytest.approx(expected.ne, rel=1e-5)
