@@ -29,7 +29,7 @@ from smt.training.model import slab_layout
 from smt.training.optimizer import dense_optimizer, lr_share
 from smt.training.parallel import barrier, from_rank_zero, gather, in_lockstep, process_group
 from smt.training.prefetch import Prefetch
-from smt.training.reading import DataError, pieces
+from smt.training.reading import DataError, iter_batches, pieces
 from smt.training.run import (
     Progress,
     RunPaths,
@@ -155,17 +155,16 @@ class _Training:
         return spec, state
 
     def _fresh(self, epochs: int | None) -> tuple[FeatureSpec, Progress]:
-        fitted, valid_rows = from_rank_zero(self._fit)
-        spec = fitted.spec
+        fitted = from_rank_zero(self._fit)
         state = Progress(
             planned_epochs=epochs or self.recipe.epochs,
             identity=self._identity(),
-            rows={"train": fitted.rows, "valid": valid_rows},
+            rows={"train": fitted.rows, "valid": 0},
             warnings=fitted.warnings,
         )
-        return spec, state
+        return fitted.spec, state
 
-    def _fit(self) -> tuple[Fitted, int]:
+    def _fit(self) -> Fitted:
         """On rank 0: starts the run directory and fits the features."""
         self.paths.root.mkdir(parents=True, exist_ok=True)
         self.paths.clear()
@@ -176,10 +175,12 @@ class _Training:
             if positives in (0, labelled):
                 found = f"{positives} positive of {labelled} labelled training rows for task {task.name!r}"
                 raise DataError(f"{self.scenario.path}: found {found}; expected positive and negative ones")
+        if not any((~np.isnan(batch.labels)).any() for batch in iter_batches(self.scenario, "valid")):
+            raise DataError(f"{self.scenario.path}: found no labelled row in data.valid; expected rows to measure on")
         for warning in fitted.warnings:
             self.display.say(f"[yellow]warning:[/] {warning}")
         write_json(self.paths.features, fitted.spec.to_json())
-        return fitted, 0
+        return fitted
 
     # --- one epoch ---
 

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from safetensors.torch import load_file
 from smt.kernels.transform import FeatureTransform
 from smt.training import checkpoint, trainer
 from smt.training.checkpoint import CheckpointError
+from smt.training.data import Loader
 from smt.training.features import FeatureSpec
 from smt.training.fit import raw_columns
 from smt.training.metrics import evaluate
@@ -322,6 +325,53 @@ def test_multi_valued_sum_pooling(tmp_path: Path) -> None:
     result = run(scenario, tmp_path / "run", epochs=2)
     metrics = evaluate(["click", "buy"], *served(scenario, result))
     assert metrics["click"].ne == pytest.approx(result.metrics["click"].ne, rel=1e-5)
+
+
+def test_loss_counts_only_the_labels_that_are_there(tmp_path: Path) -> None:
+    logits = torch.tensor([[0.5, -1.0, 9.0], [2.0, 3.0, 9.0], [-1.5, 0.0, 9.0]], requires_grad=True)
+    labels = torch.tensor([[1.0, float("nan")], [0.0, 1.0], [float("nan"), float("nan")]])
+    training = SimpleNamespace(weights=torch.tensor([2.0, 0.5]))
+    loss = trainer._Training._loss(training, logits, labels)  # type: ignore[arg-type]
+    loss.backward()  # type: ignore[no-untyped-call]
+    first = (np.log1p(np.exp(-0.5)) + np.log1p(np.exp(2.0))) / 2
+    assert loss.item() == pytest.approx(2 * first + 0.5 * np.log1p(np.exp(-3.0)), rel=1e-6)
+    assert logits.grad is not None
+    assert (logits.grad != 0).tolist() == [[True, False, False], [True, True, False], [False, False, False]]
+    none = trainer._Training._loss(training, logits, torch.full((3, 2), float("nan")))  # type: ignore[arg-type]
+    assert none.item() == 0
+
+
+def test_streamed_training_is_repeatable_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for data that does not fit the memory budget."""
+    monkeypatch.setattr(trainer, "Loader", partial(Loader, cache_bytes=0, shuffle_rows=500))
+    scenario = make_scenario(tmp_path, train=1500)
+    whole = run(scenario, tmp_path / "a", epochs=3)
+    save = checkpoint.save
+
+    def once(directory: Path, *args: Any) -> None:
+        save(directory, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", once)
+    with pytest.raises(KeyboardInterrupt):
+        run(scenario, tmp_path / "b", epochs=3)
+    monkeypatch.setattr(checkpoint, "save", save)
+    resumed = run(scenario, tmp_path / "b", resume=True)
+    assert without_times(history(tmp_path / "a")) == without_times(history(tmp_path / "b"))
+    assert torch.equal(weights(whole)["table"], weights(resumed)["table"])
+
+
+def test_without_early_stopping_and_decay_all_epochs_run(tmp_path: Path) -> None:
+    changes = {"  early_stopping: {patience: 5}\n": "", "  lr_decay: cosine\n": ""}
+    result = run(make_scenario(tmp_path, template=changes, train=300), tmp_path / "run")
+    assert result.epochs_completed == 3
+    assert [record["lr_share"] for record in history(tmp_path / "run")] == [1.0] * 3
+
+
+def test_validation_without_a_labelled_row_is_an_error(tmp_path: Path) -> None:
+    scenario = make_scenario(tmp_path, {"valid.parquet": "valid.parquet\n  filter: row >= 1000"}, train=2000, valid=500)
+    with pytest.raises(ValueError, match=r"no labelled row in data\.valid"):
+        run(scenario, tmp_path / "run")
 
 
 def test_one_class_in_training_is_an_error(tmp_path: Path) -> None:
