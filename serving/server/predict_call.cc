@@ -1,6 +1,7 @@
 #include "predict_call.h"
 
 #include <grpcpp/impl/codegen/proto_utils.h>
+#include <grpcpp/support/proto_buffer_reader.h>
 
 #include <algorithm>
 #include <cmath>
@@ -9,6 +10,8 @@
 #include "missing_scenario.h"
 #include "names.h"
 #include "predict_columns.h"
+#include "request_arena.h"
+#include "wire_scan.h"
 
 namespace smt::server {
 namespace {
@@ -24,12 +27,10 @@ constexpr std::array<grpc::StatusCode, kOutcomeNames.size()> kCodes{grpc::Status
                                                                     grpc::StatusCode::INTERNAL,
                                                                     grpc::StatusCode::UNAVAILABLE};
 
-google::protobuf::ArenaOptions arena_options(size_t request_bytes) {
-  google::protobuf::ArenaOptions options;
-  options.start_block_size = std::clamp<size_t>(2 * request_bytes, 1024, size_t{256} << 10);
-  options.max_block_size = size_t{256} << 10;
-  return options;
-}
+// Smaller messages are parsed without a scan: what they can grow to does not matter.
+constexpr size_t kScanAbove = size_t{64} << 10;
+constexpr int64_t kMaxFeatures = 4096;
+constexpr int64_t kFieldsPerRow = 256;
 
 Job::Clock::time_point steady_deadline(const grpc::CallbackServerContext& context) {
   auto deadline = context.deadline();
@@ -65,7 +66,7 @@ PredictCall::PredictCall(ServerState& state, grpc::CallbackServerContext& contex
       request_bytes_(request),
       response_bytes_(response),
       bytes_(request.Length()),
-      arena_(arena_options(bytes_)),
+      arena_(request_arena(bytes_)),
       request_(google::protobuf::Arena::CreateMessage<v1::PredictRequest>(&arena_)),
       response_(google::protobuf::Arena::CreateMessage<v1::PredictResponse>(&arena_)),
       metrics_(&state.metrics.find("")) {}
@@ -101,11 +102,19 @@ void PredictCall::start() {
 void PredictCall::admit() {
   entered_ = state_.gate.enter();
   if (!entered_) throw Failure{Outcome::kUnavailable, "the server is draining; send the request to another one"};
-  grpc::ByteBuffer bytes = request_bytes_;  // shares the slices; parsing consumes the handle
+  grpc::ByteBuffer bytes = request_bytes_;  // shares the slices; reading consumes the handle
+  if (bytes_ > kScanAbove) {
+    grpc::ProtoBufferReader reader(&bytes);
+    std::string error = scan_request(
+        reader, {.features = kMaxFeatures, .fields = kFieldsPerRow * std::max<int64_t>(state_.options.max_rows, 4096)});
+    if (!error.empty()) throw Failure{Outcome::kInvalidArgument, error};
+    bytes = request_bytes_;
+  }
   if (!grpc::SerializationTraits<v1::PredictRequest>::Deserialize(&bytes, request_).ok()) {
     throw Failure{Outcome::kInvalidArgument,
                   "the message is not a smt.v1.PredictRequest: wire format damaged, or text that is not UTF-8"};
   }
+  bytes_ += arena_.SpaceAllocated();
   if (request_->request_id().size() > kMaxRequestId) {
     std::string found = std::to_string(request_->request_id().size());
     request_->clear_request_id();  // neither echoed nor logged

@@ -64,7 +64,7 @@ class PredictCall final : public grpc::ServerUnaryReactor, public Job {
   Clock::time_point deadline_ = Clock::time_point::max();
   const grpc::ByteBuffer& request_bytes_;
   grpc::ByteBuffer& response_bytes_;
-  const size_t bytes_;
+  size_t bytes_;  // of the message and, once parsed, of what it became
   google::protobuf::Arena arena_;
   v1::PredictRequest* request_;    // on arena_
   v1::PredictResponse* response_;  // on arena_

@@ -31,7 +31,7 @@ class Job {
   // Called with the pool's lock held: must not block. Thread-safe.
   virtual bool cancelled() const noexcept = 0;
   virtual Clock::time_point deadline() const noexcept = 0;
-  // Memory that it holds while it waits. Constant.
+  // Memory that it holds while it waits. Constant from submit() on.
   virtual size_t bytes() const noexcept = 0;
 };
 
