@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from smt.serving.commands import model, quality, registry, run
-from smt.serving.commands.output import exit_code_of, print_error
+from smt.serving.commands.output import exit_code_of, message_of, print_error
 
 _HELP = """
 Design a ranking model once, deploy it everywhere.
@@ -56,7 +56,7 @@ class _Group(TyperGroup):
             code = exit_code_of(error)
             if code is None:
                 raise
-            print_error(str(error))
+            print_error(message_of(error))
             sys.exit(code)
 
 

@@ -40,6 +40,9 @@ _KNOWN = (
     ("smt.serving.request", "PredictError", FAILED),
 )
 
+# TorchRec and what it needs: pip cannot install them with us for every device, see pyproject.toml.
+_TRAINING_MODULES = {"torchrec", "fbgemm_gpu", "tensordict", "torchmetrics", "pyre_extensions"}
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 RegistryOption = Annotated[
     str,
@@ -63,11 +66,23 @@ def exit_code_of(error: BaseException) -> int | None:
     """The exit status for an error that is the user's to mend; None for one that is a fault of ours."""
     if isinstance(error, CommandError):
         return error.code
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _TRAINING_MODULES:
+        return FAILED
     for module, name, code in _KNOWN:
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and isinstance(error, kind):
             return code
     return FAILED if isinstance(error, OSError) else None  # a file or a socket, and its message says which
+
+
+def message_of(error: BaseException) -> str:
+    """What to tell the user of an error that is theirs to mend."""
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"{error}: this command needs TorchRec. On a CPU-only machine: pip install 'smt-stack[cpu]' && "
+            "pip install --no-deps torchrec==1.8.0; with CUDA: pip install 'smt-stack[cuda]'"
+        )
+    return str(error)
 
 
 def print_error(message: str) -> None:

@@ -261,3 +261,12 @@ def test_libraries_are_added_only_where_they_are_missing(monkeypatch: pytest.Mon
     server.write_text(f"#!/bin/sh\n{missing}\n")
     with pytest.raises(ServeError, match=r"cannot start: .*libtorch\.so"):
         server_environment(server)
+
+
+def test_without_torchrec_the_message_says_how_to_install_it(tmp_path: Path) -> None:
+    program = "import sys; sys.modules['torchrec'] = None; from smt.serving.cli import main; main()"
+    command = [sys.executable, "-c", program, "publish", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert "pip install --no-deps torchrec==" in done.stderr
+    assert "Traceback" not in done.stderr
