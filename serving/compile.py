@@ -42,6 +42,9 @@ MAX_DIFFERENCE = 1e-5
 
 MAX_ROWS = 65536
 
+# The compiler's name for no more than the instructions that a server checks for before it loads a binary.
+_MARCH = {"avx512": "x86-64-v4", "avx2": "x86-64-v3"}
+
 # (rows, table rows, ids, bags): the smallest of everything, odd sizes, no ids at all, more than one vector's width.
 _CHECKED_SHAPES = ((1, 2, 0, 2), (1, 5, 1, 2), (3, 7, 10, 4), (17, 64, 0, 3), (200, 1000, 900, 333))
 
@@ -209,8 +212,9 @@ def _runs_here(isa: str) -> bool:
 
 
 def _compile(program: ExportedProgram, package: Path) -> None:
-    # The number of OpenMP threads is baked in: a worker of the server computes on its own thread alone.
-    configs = {"cpp.threads": 1}
+    # The number of OpenMP threads is baked in: a worker of the server computes on its own thread alone. The default
+    # -march=native would use whatever this machine has, where the manifest promises to need no more than its `isa`.
+    configs = {"cpp.threads": 1, "cpp.march": _MARCH.get(_isa())}
     try:
         with _quiet():
             torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=configs)
