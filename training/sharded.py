@@ -5,7 +5,7 @@ import math
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,9 @@ from smt.training.template import Template
 # TorchRec asks torch.fx a question in the forward pass that torch warns of; nothing here could be changed.
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
+# Below this size of a batch's embeddings, one thread looks them up and updates them: fbgemm's CPU kernels start a
+# parallel region or more per table, which together take longer than this much work does.
+SERIAL_BYTES = 16 << 20
 # Tables are sharded as a whole or by rows: in data-parallel tables the optimizer would not be fused.
 SHARDINGS = ["table_wise", "row_wise"]
 
@@ -47,17 +50,35 @@ class ScenarioModel(nn.Module):
 
     def forward(self, dense: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
         """dense [B, D] float32, sparse with one key per categorical feature -> logits [B, T]."""
-        embedded = self.ebc(sparse)
-        values = embedded.values()
+        slots, dim = self._shape
+        serial = dense.device.type == "cpu" and 4 * dim * len(self._slots) * len(dense) <= SERIAL_BYTES
+        with threads(1) if serial else nullcontext():
+            embedded = self.ebc(sparse)
+            values = embedded.values()
+        if serial and values.requires_grad:
+            # Called when only the tables' backward is left; `ShardedModel.backward` sets the threads back.
+            values.register_hook(lambda _: torch.set_num_threads(1))
         if self._order is None:
             # Sharding may have put the features into another order.
             keys: list[str] = embedded.keys()
             self._order = torch.tensor([self._slots[key] for key in keys], device=values.device)
-        slots, dim = self._shape
         x = values.view(len(values), -1, dim)
         pooled = x.new_zeros(len(values), slots, dim).index_copy(1, self._order, x)
         logits: Tensor = self.net(dense, pooled)
         return logits
+
+
+@contextmanager
+def threads(count: int | None = None) -> Iterator[None]:
+    """Sets torch's number of threads, and back to what it was when the block ends; None only sets it back."""
+    before = torch.get_num_threads()
+    try:
+        if count is not None and count != before:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 def _table(index: int, feature: CategoricalFeature, template: Template) -> EmbeddingBagConfig:
@@ -130,6 +151,11 @@ class ShardedModel:
     def __call__(self, dense: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
         logits: Tensor = self.dmp(dense, sparse)
         return logits
+
+    def backward(self, loss: Tensor) -> None:
+        """Computes the gradients of the dense weights, and updates the tables."""
+        with threads():
+            loss.backward()  # type: ignore[no-untyped-call]
 
     def set_embedding_lr(self, lr: float) -> None:
         """Takes effect from the next backward on."""

@@ -245,7 +245,7 @@ class _Training:
                 self.model.set_embedding_lr(self.recipe.embedding_optimizer.lr * share)
                 loss = self._loss(self.model(batch.dense, batch.sparse), batch.labels)
                 self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                self.model.backward(loss)
                 self.optimizer.step()
                 state.steps += 1
                 size = len(batch.labels)

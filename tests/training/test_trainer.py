@@ -29,6 +29,7 @@ from smt.training.model import TemplateNet, serving_function, slab_layout
 from smt.training.reading import iter_batches
 from smt.training.run import RunPaths
 from smt.training.scenario import Scenario, load_scenario
+from smt.training.sharded import threads
 from smt.training.trainer import TrainingError, TrainResult, load_result, train
 from tests.training.support import make_scenario, synthetic
 
@@ -359,6 +360,32 @@ def test_streamed_training_is_repeatable_and_resumes(tmp_path: Path, monkeypatch
     resumed = run(scenario, tmp_path / "b", resume=True)
     assert without_times(history(tmp_path / "a")) == without_times(history(tmp_path / "b"))
     assert torch.equal(weights(whole)["table"], weights(resumed)["table"])
+
+
+def test_threads_are_as_before_after_training_and_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = make_scenario(tmp_path, train=300, valid=100)
+    during: list[int] = []
+    backward = torch.Tensor.backward
+
+    def watched(self: torch.Tensor) -> None:
+        during.append(torch.get_num_threads())
+        backward(self)  # type: ignore[no-untyped-call]
+        during.append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr(torch.Tensor, "backward", watched)
+    with threads(3):
+        run(scenario, tmp_path / "run", epochs=1)
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == before
+    # All for the network, one for the tables, whose gradients come last.
+    assert during == [3, 1] * (len(during) // 2)
+    assert during
+    with pytest.raises(RuntimeError), threads(2):
+        raise RuntimeError
+    assert torch.get_num_threads() == before
 
 
 def test_without_early_stopping_and_decay_all_epochs_run(tmp_path: Path) -> None:
