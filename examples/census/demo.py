@@ -27,12 +27,21 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.result import Result
-from examples.census.evaluate import FOLDER, OBJECTIVES, Metrics, per_objective, report, scenarios, score_all
+from examples.census.evaluate import (
+    FOLDER,
+    OBJECTIVES,
+    Metrics,
+    Scored,
+    per_objective,
+    report,
+    scenarios,
+    score_all,
+    surface,
+)
 from examples.census.swap import Load, distinguishable, mixed_answers
 from smt.serving.cli import app
 from smt.serving.client import Client
 from smt.serving.registry import Registry
-from smt.serving.score import ScoreResult
 from smt.serving.serve import find_server, server_environment
 from smt.training.run import load_result
 from smt.training.scenario import Scenario
@@ -83,7 +92,7 @@ def serve(registry: Path, out: Path) -> Iterator[str]:
         sys.exit(f"the server ended with status {status}; see {out / 'server.log'}")
 
 
-def parity(runs: Path, served: list[ScoreResult]) -> dict[str, float]:
+def parity(runs: Path, served: list[Scored]) -> dict[str, float]:
     """Largest difference of a probability, and largest relative difference of an NE, between training and serving.
 
     The training side is what the trained model itself predicted when the exported epoch was validated.
@@ -158,7 +167,7 @@ def add_targets(result: Result, figures: dict[str, Any], objectives: Metrics, se
     result.target("seconds", "seconds for everything after set-up", round(seconds, 1), "<=", 600)
 
 
-def add_rows(result: Result, runs: Path, served: list[ScoreResult]) -> None:
+def add_rows(result: Result, runs: Path, served: list[Scored]) -> None:
     """One row per scenario and task."""
     for scored in served:
         trained = load_result(runs / scored.scenario).metrics
@@ -173,7 +182,7 @@ def add_rows(result: Result, runs: Path, served: list[ScoreResult]) -> None:
 
 def probes_of(scenario: Scenario, rows: pa.Table) -> list[pa.Table]:
     """A few requests' worth of the scenario's rows."""
-    mine = rows if scenario.filter is None else rows.filter(scenario.filter.mask(rows))
+    mine = rows.take(surface(scenario, rows))
     return [mine.slice(i * PROBE_ROWS, PROBE_ROWS) for i in range(PROBES)]
 
 
@@ -207,7 +216,7 @@ def next_steps(registry: Path, out: Path) -> None:
   smt serve --registry {where}
   smt status
   smt predict --scenario {SWAPPED} --input {os.path.relpath(FOLDER / "data" / "valid.parquet")} --output scores.parquet
-  python -m examples.census.evaluate                       # all validation rows through that server
+  python -m examples.census.evaluate        # all validation rows through that server; --data, --output: other rows
   grpcurl -plaintext -d '{{"scenario": "{SWAPPED}"}}' 127.0.0.1:8500 smt.v1.PredictionService/GetScenario
   smt new-scenario my_surface --template {os.path.relpath(FOLDER / "template.yaml")} --data {
         os.path.relpath(FOLDER / "data" / "train.parquet")
@@ -229,7 +238,7 @@ def main() -> None:
     result = Result("demo")
     started = time.monotonic()
     data = scenarios()
-    valid = FOLDER / "data" / "valid.parquet"
+    rows = pq.read_table(FOLDER / "data" / "valid.parquet")
 
     step(1, "Train four scenarios of one template")
     for scenario in data:
@@ -248,17 +257,17 @@ def main() -> None:
 
         step(5, "Score the validation split over gRPC")
         with Client(target, timeout=60) as client:
-            served = score_all(client, data, valid)
+            served = score_all(client, data, rows)
             binaries = list(client.server().binaries)
         objectives = per_objective(served)
-        console.print(report({}, objectives))
+        console.print(report("all validation rows", objectives))
 
         step(6, f"Swap a snapshot of {SWAPPED} under load")
         again = runs / f"{SWAPPED}-continued"
         shutil.copytree(runs / SWAPPED, again)
         epochs = load_result(again).epochs_completed + 1
         smt("train", FOLDER / f"{SWAPPED}.yaml", "--run-dir", again, "--resume", "--epochs", str(epochs))
-        probes = {s.name: probes_of(s, pq.read_table(valid)) for s in data}
+        probes = {s.name: probes_of(s, rows) for s in data}
         moved = swap(target, registry, again, probes)
 
     step(7, "What it showed")
