@@ -154,7 +154,7 @@ def test_a_scaffold_passes_validation_and_leaves_leaks_out(tmp_path: Path) -> No
     rng = np.random.default_rng(1)
     columns["when"] = pa.array(range(2000), pa.timestamp("ms"))
     columns["constant"] = pa.array(["x"] * 2000)
-    columns["session"] = pa.array([f"s{i}" for i in range(2000)])
+    columns["visit"] = pa.array([f"s{i}" for i in range(2000)])
     columns["click_kind"] = pa.array(["mouse" if y else "none" for y in columns["clicked"].to_pylist()])
     columns["odd name: #1"] = pa.array(rng.integers(0, 5, 2000))
     columns["label_return"] = pa.array(rng.integers(0, 2, 2000))
@@ -165,12 +165,12 @@ def test_a_scaffold_passes_validation_and_leaves_leaks_out(tmp_path: Path) -> No
     report = without_errors(validate_scenario(scenario))
     inputs = set(scenario.inputs)
     assert inputs >= {"price", "age", "country", "user", "genres", "odd name: #1"}
-    assert not inputs & {"when", "constant", "session", "click_kind", "clicked", "label_return"}
+    assert not inputs & {"when", "constant", "visit", "click_kind", "clicked", "label_return"}
     assert {task.name for task in scenario.tasks} == {"clicked", "bought", "return"}
     assert "click_kind (string): alone it predicts 'clicked' with AUC 1.00000: a label leak" in text
     assert "when (timestamp[ms]): its type is timestamp[ms]" in text
     assert "constant (string): it has one value in every row" in text
-    assert "session (string): nearly every row has another value" in text
+    assert "visit (string): nearly every row has another value" in text
     assert report.tasks[0].labelled["train"] == 2000
     assert text.count("#") > 10
     genres = next(feature for feature in scenario.features if feature.input == "genres")
