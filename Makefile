@@ -13,6 +13,7 @@ DEVICE ?= cpu
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+TABLED := README.md docs/performance.md
 CPP_SOURCES = $(shell git ls-files '*.cc' '*.h' '*.proto' '*CMakeLists.txt')
 PY_SOURCES = $(shell git ls-files 'kernels/*.py' 'training/*.py' 'serving/*.py' 'kernels/*.pyi')
 
@@ -28,12 +29,13 @@ test: lint build/.tests-built  ## Lint, type-check, C++ tests, Python tests
 	ctest --test-dir build/tests --output-on-failure --timeout 120
 	$(BIN)/python -m pytest
 
-lint: build/.installed build/typing  ## ruff, mypy --strict, clang-format
+lint: build/.installed build/typing  ## ruff, mypy --strict, clang-format, the documents' tables
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd build/typing && MYPYPATH=$$PWD mypy --config-file ../../pyproject.toml --cache-dir ../mypy \
 	    -p smt.kernels -p smt.training -p smt.serving -p examples -p bench
 	git ls-files '*.cc' '*.h' | xargs -r clang-format --dry-run --Werror
+	$(BIN)/python -m bench.tables $(TABLED) --check
 
 asan tsan: build/.installed  ## C++ tests and the server's own tests under AddressSanitizer + UBSan, or ThreadSanitizer
 	cmake -S . -B build/$@ -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSMT_BUILD_TESTS=ON \
@@ -50,8 +52,8 @@ format:  ## Rewrite Python and C++ sources in the project's format
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 	git ls-files '*.cc' '*.h' | xargs -r clang-format -i
 
-tables: build/.installed  ## Regenerate the README's tables from bench/results
-	$(BIN)/python -m bench.tables README.md
+tables: build/.installed  ## Regenerate the documents' tables from bench/results
+	$(BIN)/python -m bench.tables $(TABLED)
 
 clean:  ## Remove everything that was built (keeps .venv)
 	rm -rf build
