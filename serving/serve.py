@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import smt.serving
 from smt.serving.mirror import Mirror, cache_folder, run_beside
 from smt.serving.registry import Registry, RegistryError
 
@@ -30,7 +31,9 @@ def find_server() -> Path:
     Raises ServeError when there is none, with the way to build it.
     """
     override = os.environ.get(SERVER_VARIABLE)
-    path = Path(override) if override else Path(__file__).parent / "bin" / "smt-server"
+    # An editable install has two places: this folder, and the one that the build's products were installed to.
+    places = [Path(place) / "bin" / "smt-server" for place in smt.serving.__path__]
+    path = Path(override) if override else next((place for place in places if place.is_file()), places[0])
     if not path.is_file():
         named = f"${SERVER_VARIABLE} names {path}, which" if override else f"{path}"
         raise ServeError(
