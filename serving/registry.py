@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,7 @@ from smt.serving.storage import Content, Storage, describe, open_storage
 MANIFEST = "manifest.json"
 CHECKSUM = "manifest.sha256"
 
+_LOG = logging.getLogger(__name__)
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -69,6 +71,11 @@ class Registry:
     def __repr__(self) -> str:
         return f"Registry({self.root!r})"
 
+    def names(self, folder: str) -> list[str]:
+        """What lies in a folder of the registry; nothing if there is no such folder."""
+        with self._access(folder):
+            return self._storage.names(folder)
+
     # Snapshots
 
     def scenarios(self) -> list[str]:
@@ -96,6 +103,17 @@ class Registry:
         if re.fullmatch(VERSION_PATTERN, version) is None:
             raise RegistryError(f"{self._full(path)}: found {version!r}; expected a version")
         return version
+
+    def replaceable(self, scenario: str) -> str | None:
+        """The version that `current` names, before another takes its place; None, and a warning, for a damaged one.
+
+        What repairs a pointer must not fail on its being broken.
+        """
+        try:
+            return self.current(scenario)
+        except RegistryError as error:
+            _LOG.warning("%s; taken as none", error)
+            return None
 
     def set_current(self, scenario: str, version: str) -> SnapshotManifest:
         """Makes a published version current (to go back to it); verifies all of its files first."""
@@ -176,7 +194,7 @@ class Registry:
         version = f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}-{content[:8]}"
         lineage = {
             **draft.get("lineage", {}),
-            "parent": self.current(scenario),
+            "parent": self.replaceable(scenario),
             "created": now.isoformat(timespec="milliseconds"),
         }
         try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import time
@@ -30,6 +31,8 @@ STALE_SECONDS = 24 * 3600.0
 _CHUNK = 1 << 20
 
 Content = bytes | Path
+
+_LOG = logging.getLogger(__name__)
 
 
 class Storage(Protocol):
@@ -114,6 +117,11 @@ class LocalStorage:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
+            if target.is_dir() and not target.is_symlink():
+                # Never made by us, so it is damage, but somebody's: moved aside rather than removed.
+                aside = target.parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
+                target.rename(aside)
+                _LOG.warning("%s: found a folder, expected a file; moved to %s", target, aside.name)
             temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)

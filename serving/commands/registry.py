@@ -35,9 +35,11 @@ def ls(
 
     Example: `smt registry ls --registry build/registry`
     """
+    from smt.serving.integrity import Integrity, pointer_fault, read_binaries
     from smt.serving.registry import Registry, RegistryError
 
     place = Registry(registry)
+    damage = Integrity()
     names = place.scenarios() if scenario is None else [scenario]
     if scenario is not None and not place.versions(scenario):
         raise CommandError(
@@ -45,7 +47,9 @@ def ls(
         )
     found: list[dict[str, Any]] = []
     for name in names:
-        current = place.current(name)
+        fault = pointer_fault(place, name)
+        damage.faults += [fault] if fault else []
+        current = None if fault else place.current(name)
         for version in place.versions(name):
             row: dict[str, Any] = {"scenario": name, "version": version, "current": version == current}
             try:
@@ -60,13 +64,14 @@ def ls(
             except RegistryError as error:
                 row["error"] = str(error)
             found.append(row)
-    binaries = place.binaries() if scenario is None else []
+    binaries = [binary for _, binary in read_binaries(place, damage) if binary is not None] if scenario is None else []
     if as_json:
         print_json(
             {
                 "registry": place.root,
                 "binaries": [binary.model_dump(mode="json", exclude={"layout"}) for binary in binaries],
                 "snapshots": found,
+                "faults": damage.faults,
             }
         )
         return
@@ -90,43 +95,33 @@ def ls(
          ", ".join(r.get("tasks", [])) or r.get("error"), r.get("bytes")]
         for r in found
     ]  # fmt: skip
-    if not (binaries or snapshots):
+    if not (binaries or snapshots or damage.faults):
         NOTES.print(f"{place.root}: empty; `smt compile` and `smt publish` fill it", markup=False)
         return
     columns = ["scenario", "version", "", "template", "ABI", "tasks", "bytes"]
     RESULT.print(table("Snapshots", columns, snapshots, numbers=["bytes"]))
+    for fault in damage.faults:
+        RESULT.print(fault, style="red", markup=False)
 
 
 @app.command("verify")
 def verify(registry: RegistryOption = DEFAULT_REGISTRY, as_json: JsonOption = False) -> None:
-    """Check every file of a registry against its checksums; exit status 1 if one does not match.
+    """Check every file of a registry against its checksums, and every `current`; exit status 1 if one is wrong.
 
     Example: `smt registry verify --registry build/registry`
     """
-    from smt.serving.registry import Registry, RegistryError
+    from smt.serving.integrity import check_registry
+    from smt.serving.registry import Registry
 
     place = Registry(registry)
-    checked, faults = 0, []
-    for scenario in place.scenarios():
-        for version in place.versions(scenario):
-            try:
-                place.verify(scenario, version)
-                checked += 1
-            except RegistryError as error:
-                faults.append(str(error))
-    for binary in place.binaries():
-        try:
-            place.verify_binary(binary)
-            checked += 1
-        except RegistryError as error:
-            faults.append(str(error))
+    found = check_registry(place)
     if as_json:
-        print_json({"registry": place.root, "intact": checked, "faults": faults})
+        print_json({"registry": place.root, "intact": found.intact, "faults": found.faults})
     else:
-        RESULT.print(f"{place.root}: {checked} snapshots and binaries intact", markup=False)
-        for fault in faults:
+        RESULT.print(f"{place.root}: {found.intact} snapshots and binaries intact", markup=False)
+        for fault in found.faults:
             RESULT.print(fault, style="red", markup=False)
-    if faults:
+    if found.faults:
         raise typer.Exit(FAILED)
 
 
@@ -144,7 +139,7 @@ def use(
     from smt.serving.registry import Registry
 
     place = Registry(registry)
-    before = place.current(scenario)
+    before = place.replaceable(scenario)
     place.set_current(scenario, version)
     if as_json:
         print_json({"registry": place.root, "scenario": scenario, "version": version, "before": before})

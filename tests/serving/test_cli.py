@@ -19,7 +19,7 @@ from smt.serving.registry import Registry
 from smt.serving.serve import ServeError, find_server, server_environment
 from smt.training.template import Template
 from tests.serving.data import write_shop
-from tests.serving.support import FEED, TEMPLATE_YAML
+from tests.serving.support import FEED, SEARCH, TEMPLATE_YAML
 
 COMMANDS = [
     "new-scenario",
@@ -223,6 +223,70 @@ def test_registry_commands(registry_folder: Path, template: Template) -> None:
     refused = invoke("registry", "use", "feed", second, *at)
     assert refused.exit_code == 1
     assert registry.current("feed") == first
+
+
+@pytest.mark.parametrize("content", ["garbage\n", "", "../x\n", "20200101-000000-000-00000000\n", None])
+def test_a_damaged_pointer_can_be_seen_and_repaired(
+    registry_folder: Path, template: Template, content: str | None
+) -> None:
+    at = ("--registry", registry_folder)
+    version = FEED.publish(Registry(registry_folder), template, seed=1).version
+    SEARCH.publish(Registry(registry_folder), template, seed=1)
+    pointer = registry_folder / "scenarios/feed/current"
+    pointer.unlink()
+    if content is None:
+        pointer.mkdir()
+    else:
+        pointer.write_text(content)
+    listed = reported("registry", "ls", *at)
+    assert [(s["scenario"], s["current"]) for s in listed["snapshots"]] == [("feed", False), ("search", True)]
+    [fault] = listed["faults"]
+    assert fault.startswith(f"{pointer}: ")
+    assert fault in invoke("registry", "ls", *at).stdout
+    damaged = invoke("registry", "verify", *at, "--json")
+    assert damaged.exit_code == 1
+    assert json.loads(damaged.stdout) == {"registry": str(registry_folder), "intact": 3, "faults": [fault]}
+    used = invoke("registry", "use", "feed", version, *at)
+    assert used.exit_code == 0, used.output
+    assert Registry(registry_folder).current("feed") == version
+    assert invoke("registry", "verify", *at).exit_code == 0
+
+
+def test_verify_reports_everything(registry_folder: Path, template: Template) -> None:
+    """Each fault on its own line, those after the first too; leftovers of killed publications are none."""
+    at = ("--registry", registry_folder)
+    version = FEED.publish(Registry(registry_folder), template, seed=1).version
+    scenarios = registry_folder / "scenarios"
+    versions = scenarios / "feed/versions"
+    (versions / ".tmp-left").mkdir()
+    (scenarios / "search/versions/.tmp-left").mkdir(parents=True)
+    assert invoke("registry", "verify", *at).exit_code == 0
+    (versions / "v1").mkdir()
+    (versions / "20200101-000000-000-00000000").mkdir()
+    (scenarios / "Odd").mkdir()
+    (scenarios / "feed/current").write_text("zz\n")
+    [manifest] = registry_folder.glob("templates/small/*/cpu/manifest.json")
+    manifest.write_bytes(b"\xffgarbage")
+    (manifest.parent.parent / "gpu").mkdir()
+    damaged = invoke("registry", "verify", *at)
+    assert damaged.exit_code == 1
+    first, *faults = damaged.stdout.splitlines()
+    assert first == f"{registry_folder}: 1 snapshots and binaries intact"
+    assert sorted(fault.split(": ")[0] for fault in faults) == sorted(
+        str(path)
+        for path in (
+            versions / "v1",
+            versions / "20200101-000000-000-00000000",
+            scenarios / "Odd",
+            scenarios / "feed/current",
+            manifest,
+            manifest.parent.parent / "gpu",
+        )
+    )
+    listed = invoke("registry", "ls", *at)
+    assert listed.exit_code == 0
+    assert version in listed.stdout
+    assert f"{manifest}: " in listed.stdout
 
 
 def test_an_empty_registry(tmp_path: Path) -> None:

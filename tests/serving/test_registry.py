@@ -142,6 +142,35 @@ def test_damaged_current_is_named(tmp_path: Path) -> None:
         registry.current("feed")
 
 
+@pytest.mark.parametrize("content", ["garbage\n", "", "../x\n", None], ids=["word", "empty", "path", "folder"])
+def test_a_damaged_current_is_repaired_by_use_and_publish(
+    tmp_path: Path, content: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`content` None: a folder, with something in it, stands where the pointer should."""
+    registry = Registry(tmp_path)
+    first = registry.publish_snapshot(draft(), {"weights.safetensors": b"one"})
+    pointer = tmp_path / "scenarios/feed/current"
+
+    def spoil() -> None:
+        pointer.unlink()
+        if content is None:
+            pointer.mkdir()
+            (pointer / "kept").write_text("somebody's")
+        else:
+            pointer.write_text(content)
+
+    spoil()
+    assert registry.replaceable("feed") is None
+    assert "scenarios/feed/current: " in caplog.text
+    registry.set_current("feed", first.version)
+    assert registry.current("feed") == first.version
+    spoil()
+    second = registry.publish_snapshot(draft(), {"weights.safetensors": b"two"})
+    assert registry.current("feed") == second.version
+    assert second.lineage["parent"] is None
+    assert len(list(tmp_path.rglob("kept"))) == (2 if content is None else 0)
+
+
 @pytest.mark.parametrize("scenario", ["", "Feed", "a/b", "..", "a" * 65, "a b", "é"])
 def test_names_are_checked(tmp_path: Path, scenario: str) -> None:
     registry = Registry(tmp_path)
