@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,9 +20,36 @@ from smt.serving.protos import prediction_pb2 as pb
 # The server's own limit holds, and its message is better than the client library's.
 CHANNEL_OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
+# Every call of ours only reads, so it may be asked again: of another server behind the same name, or of the next one
+# to start, when the one that had it is shutting down.
+RETRIES = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.05s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+RETRYING_OPTIONS = (
+    *CHANNEL_OPTIONS,
+    (
+        "grpc.service_config",
+        json.dumps({"methodConfig": [{"name": [{"service": "smt.v1.PredictionService"}], "retryPolicy": RETRIES}]}),
+    ),
+    # By default only calls of at most 256 KiB are kept for another attempt.
+    ("grpc.per_rpc_retry_buffer_size", 1 << 30),
+)
+
+# Of one message, where the server is too old to tell.
+_DEFAULT_MAX_FIELDS = 1 << 20
+
 HEALTH_STATES = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
 
-_UNREACHABLE = re.compile(r"connect|refused|resolution|resolve|no route|unreachable|socket closed", re.IGNORECASE)
+# What the gRPC library says of a server that did not answer; a server's own words must not match.
+_UNREACHABLE = re.compile(
+    r"failed to connect|connection (refused|reset|attempt timed out)|(dns|name) resolution|no route to host"
+    r"|(network|host) is unreachable|socket closed",
+    re.IGNORECASE,
+)
 
 
 class PredictError(Exception):
@@ -220,26 +248,33 @@ class Query:
             )
         return self._message
 
-    def parts(self, max_rows: int, max_bytes: int) -> Iterator[Query]:
-        """The request in several, none with more rows or (unless it is a single row) bytes."""
+    def parts(self, server: pb.ServerMetadata, max_rows: int | None) -> Iterator[Query]:
+        """The request in several that the server takes, and none with more rows than `max_rows`.
+
+        A single row that is too large is sent as it is: the server says what is wrong with it.
+        """
         for name, column in self._columns[0].items():
             if len(column) != self.rows:
                 raise PredictError(
                     grpc.StatusCode.INVALID_ARGUMENT, f"feature {name!r}: {len(column)} rows; expected {self.rows}"
                 )
-        if max_rows < 1:
+        if max_rows is not None and max_rows < 1:
             raise PredictError(grpc.StatusCode.INVALID_ARGUMENT, f"max_rows: found {max_rows}; expected at least 1")
-        for start in range(0, self.rows, max_rows):
-            yield from self._fitting(start, min(start + max_rows, self.rows), max_bytes)
+        step = min(max_rows or server.max_rows, server.max_rows)
+        # Below the limit, so that what is counted differently there does not matter.
+        max_fields = (server.max_fields or _DEFAULT_MAX_FIELDS) * 9 // 10
+        for start in range(0, self.rows, step):
+            yield from self._fitting(start, min(start + step, self.rows), server.max_message_bytes, max_fields)
 
-    def _fitting(self, start: int, stop: int, max_bytes: int) -> Iterator[Query]:
+    def _fitting(self, start: int, stop: int, max_bytes: int, max_fields: int) -> Iterator[Query]:
         part = copy.copy(self)
         part._columns = [_sliced(self._columns[0], start, stop), self._columns[1]]
         part._message, part._span, part.rows = None, (start, stop), stop - start
-        if part.rows > 1 and part.message().ByteSize() > max_bytes:
+        message = part.message()
+        if part.rows > 1 and (message.ByteSize() > max_bytes or _fields(message) > max_fields):
             middle = (start + stop) // 2
-            yield from self._fitting(start, middle, max_bytes)
-            yield from self._fitting(middle, stop, max_bytes)
+            yield from self._fitting(start, middle, max_bytes, max_fields)
+            yield from self._fitting(middle, stop, max_bytes, max_fields)
         else:
             yield part
 
@@ -266,6 +301,13 @@ class _reported:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: Any) -> None:
         if isinstance(error, EncodingError):
             raise PredictError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
+
+
+def _fields(message: pb.PredictRequest) -> int:
+    """Fields of the message on the wire: each string of a list is one, a packed list of numbers is one in all."""
+    features = [*message.candidates, *message.context]
+    # A feature itself, its name, its values, and their numbers or lengths; of the request four plain fields.
+    return 4 + len(message.tasks) + sum(5 + len(feature.strings.values) for feature in features)
 
 
 def _sliced(columns: Columns, start: int, stop: int) -> Columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
@@ -30,6 +31,7 @@ class FakeServer(Servicer):  # type: ignore[misc]
         self.tasks = ["t"]
         self.max_rows = 10
         self.max_bytes = 1 << 20
+        self.max_fields = 0
         self.requests: list[pb.PredictRequest] = []
         self.metadata_calls = 0
         self.on_predict: Callable[[pb.PredictRequest, Any], None] = lambda request, context: None
@@ -52,7 +54,7 @@ class FakeServer(Servicer):  # type: ignore[misc]
         return pb.ScenarioMetadata(scenario=request.scenario, version=self.version, inputs=inputs, tasks=self.tasks)
 
     def GetServer(self, request: pb.GetServerRequest, context: Any) -> pb.ServerMetadata:
-        return pb.ServerMetadata(max_rows=self.max_rows, max_message_bytes=self.max_bytes)
+        return pb.ServerMetadata(max_rows=self.max_rows, max_message_bytes=self.max_bytes, max_fields=self.max_fields)
 
 
 @pytest.fixture
@@ -189,8 +191,10 @@ def test_an_answer_of_another_length_is_an_error(fake: tuple[FakeServer, str], c
 
 
 def test_nobody_there() -> None:
+    started = time.monotonic()
     with Client("127.0.0.1:1", timeout=30) as client, pytest.raises(PredictError) as failure:
         client.predict("s", {"x": [1.0]})
+    assert time.monotonic() - started < 3  # four attempts, 0.35 s of waiting in all
     assert failure.value.code is grpc.StatusCode.UNAVAILABLE
     assert "cannot reach 127.0.0.1:1" in failure.value.message
     assert "smt serve" in failure.value.message
@@ -201,6 +205,43 @@ def test_a_draining_server_is_quoted(fake: tuple[FakeServer, str], client: Clien
     with pytest.raises(PredictError) as failure:
         client.predict("s", {"x": [1.0]})
     assert failure.value.message == "the server is draining"
+    assert len(fake[0].requests) == 4
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_call_that_a_draining_server_turned_away_is_made_again(fake: tuple[FakeServer, str], blocking: bool) -> None:
+    """Also a large one, which gRPC by itself does not keep for another attempt."""
+
+    def drain_twice(request: pb.PredictRequest, context: Any) -> None:
+        if len(fake[0].requests) < 3:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining")
+
+    fake[0].on_predict = drain_twice
+    rows = np.arange(200_000) / 200_000
+
+    async def run() -> Any:
+        async with AsyncClient(fake[1], timeout=30) as client:
+            return await client.predict("s", {"x": rows})
+
+    if blocking:
+        with Client(fake[1], timeout=30) as client:
+            assert client.predict("s", {"x": rows}).rows == 200_000
+    else:
+        assert asyncio.run(run()).rows == 200_000
+    assert len(fake[0].requests) == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["version 3 was refused: manifest.json: SHA-256 is wrong", "no version is connected to a binary", "unresolved"],
+)
+def test_a_server_s_own_words_do_not_say_that_it_is_out_of_reach(
+    fake: tuple[FakeServer, str], client: Client, words: str
+) -> None:
+    fake[0].on_predict = lambda request, context: context.abort(grpc.StatusCode.UNAVAILABLE, words)
+    with pytest.raises(PredictError) as failure:
+        client.predict("s", {"x": [1.0]})
+    assert failure.value.message == words
 
 
 def test_another_service(fake: tuple[FakeServer, str]) -> None:
@@ -235,11 +276,26 @@ def test_parts_of_fewer_rows_and_bytes(fake: tuple[FakeServer, str], either: Eit
     np.testing.assert_allclose(scores["t"], np.arange(20) / 20)
 
 
+@pytest.mark.parametrize("limit", [0, 900])
+def test_parts_of_fewer_values(fake: tuple[FakeServer, str], either: Either, limit: int) -> None:
+    """Each string counts; a packed list of numbers is one. A server that tells no limit has the default one."""
+    fake[0].inputs = {"x": "number", "words": "string", "numbers": "int"}
+    fake[0].max_fields = limit
+    data = {"x": np.arange(10) / 10, "words": [["w"] * 300] * 10, "numbers": [[1] * 300] * 10}
+    scores = either.predict_table("s", data)
+    np.testing.assert_allclose(scores["t"], data["x"])
+    assert max(r.rows for r in fake[0].requests) == (2 if limit else 10)
+    if limit:
+        for sent in fake[0].requests:
+            assert sum(len(f.strings.values) + 5 for f in sent.candidates) < limit * 0.9
+
+
 def test_more_rows_than_the_server_takes_are_never_sent(fake: tuple[FakeServer, str], either: Either) -> None:
     either.predict_table("s", table(25), max_rows=1000)
     assert max(r.rows for r in fake[0].requests) == 10
-    with pytest.raises(PredictError, match="max_rows: found -1"):
-        either.predict_table("s", table(25), max_rows=-1)
+    for wrong in (0, -1):
+        with pytest.raises(PredictError, match=f"max_rows: found {wrong}; expected at least 1"):
+            either.predict_table("s", table(25), max_rows=wrong)
 
 
 def test_versions_of_a_table(fake: tuple[FakeServer, str], either: Either) -> None:
