@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -317,8 +320,24 @@ def test_numpy_nan_is_refused_by_the_server(client: Client) -> None:
     assert failure.value.code is INVALID
 
 
-def test_a_deadline_that_has_passed(client: Client) -> None:
-    with pytest.raises(PredictError) as failure:
-        client.predict("feed", ROWS, timeout=-1)
+def test_a_deadline_that_passes_before_the_server_looks(client: Client, server: RunningServer) -> None:
+    """The client does not wait longer than it said; a server that was held up computes nothing for it."""
+    client.predict("feed", ROWS)  # connected, and the scenario is known
+    before = computed(server)
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        with pytest.raises(PredictError) as failure:
+            client.predict("feed", ROWS, timeout=0.3)
+        assert 0.2 < time.monotonic() - started < 5
+    finally:
+        server.process.send_signal(signal.SIGCONT)
     assert failure.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert client.predict("feed", ROWS).rows == 40
+    assert computed(server) == before + 1
+
+
+def computed(server: RunningServer) -> int:
+    """Requests for `feed` that were answered with scores."""
+    pattern = r'^smt_requests_total\{(?=[^}]*scenario="feed")(?=[^}]*code="OK")[^}]*\} (\S+)$'
+    return int(sum(map(float, re.findall(pattern, server.metrics(), re.MULTILINE))))
