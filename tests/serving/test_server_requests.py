@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import time
@@ -320,12 +321,26 @@ def test_numpy_nan_is_refused_by_the_server(client: Client) -> None:
     assert failure.value.code is INVALID
 
 
+def test_a_table_of_long_lists(client: Client, template: Template) -> None:
+    """More strings than one message may have: sent in parts. Of a list the first values count."""
+    rows = FEED.rows(300)
+    lists = [[f"tag{(row + place) % 90}" for place in range(4000)] for row in range(300)]
+    place = rows.column_names.index("tags")
+    scores = client.predict_table("feed", rows.set_column(place, "tags", pa.array(lists)))
+    short = rows.set_column(place, "tags", pa.array([tags[:4] for tags in lists]))
+    expected = FEED.reference(template, 1, short)
+    for task in FEED.tasks:
+        np.testing.assert_allclose(scores[task], expected[task], rtol=1e-4, atol=2e-5)
+
+
 def test_a_deadline_that_passes_before_the_server_looks(client: Client, server: RunningServer) -> None:
     """The client does not wait longer than it said; a server that was held up computes nothing for it."""
     client.predict("feed", ROWS)  # connected, and the scenario is known
     before = computed(server)
     server.process.send_signal(signal.SIGSTOP)
     try:
+        # The signal is sent before it takes effect; this returns once every thread has stopped.
+        os.waitid(os.P_PID, server.process.pid, os.WSTOPPED)
         started = time.monotonic()
         with pytest.raises(PredictError) as failure:
             client.predict("feed", ROWS, timeout=0.3)
