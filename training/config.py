@@ -4,6 +4,7 @@ Every mistake of a file is reported at once. The syntax is that of YAML 1.2's co
 text (YAML 1.1 reads them as false, which breaks country codes), and `1e-3` is a number.
 """
 
+import dataclasses
 import difflib
 import hashlib
 import re
@@ -33,17 +34,22 @@ class StrictModel(BaseModel):
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a configuration file. `line` counts from 1; 0 when the file could not be read."""
+    """One mistake in a configuration file. `line` counts from 1; 0 when the file could not be read.
+
+    `data` is the data file that shows it, if one does: the same mistake shown by several is one mistake.
+    """
 
     file: str
     line: int
     field: str
     found: str
     allowed: str
+    data: str = dataclasses.field(default="", compare=False)
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
-        return f"{where}{self.field + ': ' if self.field else ''}found {self.found}; allowed: {self.allowed}"
+        found = f"{self.found} (data: {self.data})" if self.data else self.found
+        return f"{where}{self.field + ': ' if self.field else ''}found {found}; allowed: {self.allowed}"
 
 
 class ConfigError(ValueError):
@@ -105,8 +111,8 @@ class YamlDocument:
             location = location[:-1]
         return self.lines.get(location, 1)
 
-    def problem(self, location: Location, found: str, allowed: str) -> Problem:
-        return Problem(str(self.path), self.line(location), dotted(location), found, allowed)
+    def problem(self, location: Location, found: str, allowed: str, data: Path | None = None) -> Problem:
+        return Problem(str(self.path), self.line(location), dotted(location), found, allowed, str(data or ""))
 
     def fail(self, location: Location, found: str, allowed: str) -> ConfigError:
         """A `ConfigError` about one value."""

@@ -190,24 +190,26 @@ def check_schema(scenario: Scenario, file: Path, schema: pa.Schema) -> list[Prob
         at = ("features", feature.entry, "inputs")
         positions = schema.get_all_field_indices(feature.input)
         if len(positions) > 1:
-            found = f"{len(positions)} columns {feature.input!r} in {file}"
-            problems.append(document.problem(at, found, "columns with different names"))
+            found = f"{len(positions)} columns {feature.input!r}"
+            problems.append(document.problem(at, found, "columns with different names", file))
         elif not positions:
             if feature.required:
                 near = did_you_mean(feature.input, schema.names)
                 found = f"the unknown column {feature.input!r}{near}"
-                allowed = f"columns of {file}: {', '.join(schema.names)}; or `required: false`"
-                problems.append(document.problem(at, found, allowed))
+                allowed = f"one of the columns {', '.join(schema.names)}; or `required: false`"
+                problems.append(document.problem(at, found, allowed, file))
         elif message := _type_problem(feature, schema.field(positions[0]).type):
-            found = f"the column {feature.input!r} of type {schema.field(positions[0]).type} in {file}"
-            problems.append(document.problem(("features", scenario.features[index].entry, "type"), found, message))
+            found = f"the column {feature.input!r} of type {schema.field(positions[0]).type}"
+            problems.append(
+                document.problem(("features", scenario.features[index].entry, "type"), found, message, file)
+            )
     expressions = [(("tasks", i, "label"), task.label) for i, task in enumerate(scenario.tasks)]
     for at_expression, expression in [*expressions, (("data", "filter"), scenario.filter)]:
         try:
             if expression is not None:
                 expression.check_columns(schema)
         except ExpressionError as error:
-            problems.append(document.problem(at_expression, f"{error.found} (data: {file})", error.allowed))
+            problems.append(document.problem(at_expression, error.found, error.allowed, file))
     return problems
 
 

@@ -118,11 +118,6 @@ class Scenario:
         """Distinct raw columns of the features, in order of first use."""
         return list(dict.fromkeys(feature.input for feature in self.features))
 
-    @property
-    def required_inputs(self) -> set[str]:
-        """Inputs that at least one feature requires."""
-        return {feature.input for feature in self.features if feature.required}
-
     def files(self, split: Split) -> list[Path]:
         """The parquet files of a split, sorted within each pattern, each once.
 

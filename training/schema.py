@@ -38,16 +38,16 @@ def describe(annotation: Any, metadata: Sequence[Any] = (), plural: bool = False
         return ", ".join(str(choice) for choice in get_args(annotation))
     members = _members(annotation)
     if members:
-        return " or ".join(dict.fromkeys(describe(member) for member in members))
+        return " or ".join(dict.fromkeys(describe(member, plural=plural) for member in members))
     if get_origin(annotation) in (list, tuple, Sequence):
         least = next((m.min_length for m in metadata if isinstance(m, annotated_types.MinLen)), 0)
         most = next((m.max_length for m in metadata if isinstance(m, annotated_types.MaxLen)), None)
-        count = f"{least} to {most} " if most is not None else f"at least {least} " if least else ""
-        return f"a list of {count}{describe(get_args(annotation)[0], plural=True)}"
+        count = f"{least} to {most} " if most is not None else f"{least} or more " if least else ""
+        return f"{'lists' if plural else 'a list'} of {count}{describe(get_args(annotation)[0], plural=True)}"
     if _is_model(annotation):
-        return f"a mapping with {', '.join(_keys(annotation))}"
+        return f"{'mappings' if plural else 'a mapping'} with {', '.join(_keys(annotation))}"
     if get_origin(annotation) is dict or annotation is dict:
-        return "a mapping"
+        return "mappings" if plural else "a mapping"
     word = _WORDS.get(annotation, ("a value", "values"))[plural]
     return word + _range(metadata)
 

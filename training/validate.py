@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smt.kernels.transform import FeatureTransform, InputError
-from smt.training.config import ConfigError
+from smt.training.config import ConfigError, Problem
 from smt.training.features import MISSING_ROW, UNKNOWN_ROW, CategoricalFeature
 from smt.training.fit import Fitted, fit, raw_columns
 from smt.training.leaks import LEAK_AUC, single_input_aucs
@@ -82,15 +82,16 @@ def validate_scenario(scenario: Scenario) -> ValidationReport:
     report = ValidationReport(scenario.name, str(scenario.path))
     _count_slots(scenario, report)
     report.tasks = [TaskReport(task.name) for task in scenario.tasks]
-    readable = True
+    problems: list[Problem] = []
     for split in ("train", "valid"):
         try:
             report.rows[split] = {"read": sum(piece.rows for piece in pieces(scenario, split)), "kept": 0}
-        except (ConfigError, DataError) as error:
+        except ConfigError as error:
+            problems += error.problems
+        except DataError as error:
             report.errors += _lines(error)
-            readable = False
-    report.errors = list(dict.fromkeys(report.errors))
-    if not readable:
+    report.errors += [str(problem) for problem in dict.fromkeys(problems)]
+    if report.errors:
         return report
     if set(scenario.files("train")) & set(scenario.files("valid")):
         report.warnings.append(f"{scenario.path}: the same file is in data.train and data.valid")

@@ -145,8 +145,9 @@ SCENARIO_MISTAKES = [
     ("default: 40", "default: [1]", "features[1].default", "[1]", "a value of the feature's type"),
     ("default: 40", "encode: vocabulary", "features[1]", "both dense and encode", "either"),
     (", dense: [log, normalise]", "", "features[0]", "neither dense nor encode", "either"),
-    ("[price]", "price", "features[0].inputs", "'price'", "a list of at least 1"),
-    ("[price]", "[]", "features[0].inputs", "[]", "a list of at least 1"),
+    ("[price]", "price", "features[0].inputs", "'price'", "a list of 1 or more texts"),
+    ("[price]", "[]", "features[0].inputs", "[]", "a list of 1 or more texts"),
+    ("tasks:", "tasks: []\nothers:", "tasks", "[]", "a list of 1 or more mappings with name, label"),
     ("[price]", "[price, age]", "features[1]", "the feature 'age' a second time", "different names"),
     ("[country]", "[price]", "features[3].type", "type string for the input 'price'", "one type for an input"),
     (

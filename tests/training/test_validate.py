@@ -87,6 +87,19 @@ def test_mistakes(tmp_path: Path, changes: dict[str, str], message: str) -> None
     assert any(message in error for error in report.errors), report.errors
 
 
+def test_a_mistake_that_many_files_show_is_one(tmp_path: Path) -> None:
+    """Files with other columns show another one."""
+    changes = {"[price]": "[prize]", "train: train.parquet": "train: [train.parquet, more.parquet, other.parquet]"}
+    for name in ("more", "other"):
+        columns = synthetic(20, 3)
+        columns[name] = columns["age"]
+        write_parquet(tmp_path / f"{name}.parquet", columns if name == "other" else synthetic(20, 3))
+    report = validate_scenario(make_scenario(tmp_path, changes, train=20, valid=20))
+    assert len(report.errors) == 2, report.errors
+    assert "/train.parquet" in report.errors[0]
+    assert "/other.parquet" in report.errors[1]
+
+
 def test_valid_rows_that_cannot_be_served_are_errors(tmp_path: Path) -> None:
     valid = synthetic(10, 2)
     valid["price"] = pa.array([1.0] * 9 + [float("inf")])
