@@ -19,7 +19,7 @@ def score(
     ] = None,
     target: TargetOption = DEFAULT_TARGET,
     version: Annotated[str | None, typer.Option(help="Accept only this snapshot version.")] = None,
-    max_rows: Annotated[int | None, typer.Option(help="Rows per request. Default: the server's limit.")] = None,
+    max_rows: Annotated[int | None, typer.Option(min=1, help="Rows per request. Default: the server's limit.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a scenario's validation split over gRPC and compare with the labels: NE, AUC, calibration.

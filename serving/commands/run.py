@@ -102,7 +102,7 @@ def predict(
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="Task to return; repeat for more. Default: all.")] = None,
     version: Annotated[str | None, typer.Option(help="Accept only this snapshot version.")] = None,
-    max_rows: Annotated[int | None, typer.Option(help="Rows per request. Default: the server's limit.")] = None,
+    max_rows: Annotated[int | None, typer.Option(min=1, help="Rows per request. Default: the server's limit.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 30.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -114,10 +114,10 @@ def predict(
     Example: `smt predict --scenario income_workers --input rows.parquet --output scores.parquet`
     """
     from smt.serving.client import Client
-    from smt.serving.rows import format_of, read_rows, write_scores
+    from smt.serving.rows import check_output, read_rows, write_scores
 
     if output is not None:
-        format_of(output)
+        check_output(output)
     shared = _context(context)
     with Client(target, timeout=timeout) as client:
         data = read_rows(rows, list(client.scenario(scenario).inputs))
@@ -200,6 +200,8 @@ def status(target: TargetOption = DEFAULT_TARGET, as_json: JsonOption = False) -
                 style="yellow",
                 markup=False,
             )
+    if scenarios and not any(scenario.state == "SERVING" for scenario in scenarios):
+        NOTES.print(f"note: none of the {len(scenarios)} scenarios is served", style="yellow", markup=False)
 
 
 def _context(text: str | None) -> dict[str, Any] | None:

@@ -50,6 +50,31 @@ def test_json_lines(tmp_path: Path) -> None:
     assert lists.to_pydict() == {"tags": [["a", "b"], []]}
 
 
+def test_booleans_are_ones_and_zeros(tmp_path: Path) -> None:
+    """As in Parquet and in training, whichever type the scenario reads."""
+    wanted = inputs(price="number", user="int", code="string", flags="int*")
+    expected = {"price": [1.0, None, 0.0], "user": [None, 1, 0], "code": ["true", None, "x"]}
+    rows = read(tmp_path / "a.csv", "user,code,price\n,true,True\nTRUE,,\nfalse,x, FALSE\n", wanted)
+    assert rows.select(list(expected)).to_pydict() == expected
+    types = {"price": pa.float64(), "user": pa.int64(), "code": pa.string()}
+    assert dict(zip(rows.schema.names, rows.schema.types, strict=True)) == types
+    lines = [
+        {"price": True, "user": None, "code": "true", "flags": [True, False]},
+        {"price": None, "user": True, "code": None, "flags": []},
+        {"price": False, "user": False, "code": "x"},
+    ]
+    rows = read(tmp_path / "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines), wanted)
+    assert rows.to_pydict() == expected | {"flags": [[1, 0], [], None]}
+    assert rows.schema.field("user").type == pa.int64()
+
+
+def test_the_first_wrong_value_of_a_long_column_is_named(tmp_path: Path) -> None:
+    values = ["1"] * 5000
+    values[3210], values[4000] = "x", "y"
+    with pytest.raises(RowsError, match=r"column 'user', row 3211: found 'x'; expected a 64-bit integer"):
+        read(tmp_path / "a.csv", "\n".join(["user", *values]) + "\n")
+
+
 def test_a_column_that_no_row_has_is_absent_not_missing(tmp_path: Path) -> None:
     assert read(tmp_path / "a.jsonl", '{"price": 1}\n').column_names == ["price"]
     assert read(tmp_path / "b.jsonl", '{"price": 1, "code": null}\n').column_names == ["price", "code"]
@@ -72,15 +97,19 @@ def test_parquet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "price\nabc\n", "double: invalid value 'abc'"),
-        ("a.csv", "user\n1.5\n", "int64: invalid value '1.5'"),
+        ("a.csv", "price\nabc\n", "column 'price', row 1: found 'abc'; expected a number"),
+        ("a.csv", "user,code\n1,a\n1.5,b\n", "column 'user', row 2: found '1.5'; expected a 64-bit integer"),
+        ("a.csv", "user\ntrue\n1\n", "column 'user', row 1: found 'true'; expected .* or true and false in every"),
         ("a.csv", "price,user\n1\n", "Expected 2 columns, got 1"),
         ("a.csv", "price,price\n1,2\n", "found 2 columns 'price'; expected one"),
         ("a.csv", "", "Empty CSV file"),
         ("a.csv", "tags\na\n", "column 'tags' holds lists, which CSV has not"),
-        ("a.jsonl", '{"price": "x"}\n', "price"),
-        ("a.jsonl", '{"user": 1.5}\n', "1.5"),
-        ("a.jsonl", '{"code": 7}\n', "code"),
+        ("a.jsonl", '{"price": "x"}\n', "column 'price', line 1: found \"x\"; expected a number"),
+        ("a.jsonl", '{"user": 1}\n{"user": 1.5}\n', "column 'user', line 2: found 1.5; expected a 64-bit integer"),
+        ("a.jsonl", '{"user": true}\n{"user": 2}\n', "column 'user', line 2: found 2; .* true and false in every row"),
+        ("a.jsonl", '{"code": 7}\n', "column 'code', line 1: found 7; expected a string"),
+        ("a.jsonl", '{"code": true}\n', "column 'code', line 1: found true; expected a string"),
+        ("a.jsonl", '{"tags": "a"}\n', "column 'tags', line 1: found \"a\"; expected a list, each a string"),
         ("a.jsonl", '{"price": ', "JSON"),
         ("a.jsonl", "[1]\n", "JSON"),
         ("a.jsonl", "", "the file is empty"),
