@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load_file, save
 
 from smt.kernels.transform import FeatureTransform, SpecError
 from smt.serving.binary import Weights
@@ -95,20 +95,6 @@ def publish_weights(
     }
     content = save({"slab": weights.slab.contiguous(), "table": weights.table.contiguous()})
     return registry.publish_snapshot(draft, {WEIGHTS_FILE: content})
-
-
-def read_snapshot(registry: Registry, scenario: str, version: str | None = None) -> tuple[SnapshotManifest, Weights]:
-    """Manifest and weights of a snapshot (default: the current one), all checksums verified.
-
-    Raises RegistryError, naming the file.
-    """
-    manifest = registry.verify(scenario, version)
-    content = registry.read_snapshot_file(manifest, WEIGHTS_FILE)
-    where = f"{registry.root}: {scenario} {manifest.version}: {WEIGHTS_FILE}"
-    try:
-        return manifest, _weights(load(content), where)
-    except SafetensorError as error:
-        raise RegistryError(f"{where}: {error}") from error
 
 
 def read_weights(path: Path) -> Weights:

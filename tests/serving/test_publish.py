@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from smt.kernels.transform import FeatureTransform, columns_from_arrow
 from smt.serving.binary import BinaryRunner
 from smt.serving.compile import BinaryInfo
+from smt.serving.manifest import WEIGHTS_FILE
 from smt.serving.publish import MAX_NE_CHANGE, PublishError, compare, publish_run
 from smt.serving.registry import Registry, RegistryError
-from smt.serving.snapshot import SnapshotError, publish_weights, read_snapshot
+from smt.serving.snapshot import SnapshotError, publish_weights, read_weights
 from smt.training.config import ConfigError
 from smt.training.metrics import task_metrics
 from smt.training.template import Template
@@ -74,8 +75,9 @@ def test_a_good_run_is_published(registry_folder: Path, shop: Shop) -> None:
 def test_a_snapshot_round_trip(registry_folder: Path, shop: Shop, runner: BinaryRunner) -> None:
     """What is read back scores new rows as the run's own files do."""
     manifest = publish_run(shop[1], Registry(registry_folder)).manifest
-    read, weights = read_snapshot(Registry(registry_folder), "shop")
+    read = Registry(registry_folder).verify("shop")
     assert read == manifest
+    weights = read_weights(registry_folder / "scenarios/shop/versions" / manifest.version / WEIGHTS_FILE)
     original = load_file(shop[1] / "export" / "weights.safetensors")
     assert torch.equal(weights.slab, original["slab"])
     assert torch.equal(weights.table, original["table"])
