@@ -16,6 +16,7 @@ from smt.serving.commands.output import (
     CommandError,
     JsonOption,
     RegistryOption,
+    print_error,
     print_json,
     table,
 )
@@ -69,6 +70,8 @@ def validate(scenario: ScenarioArgument, as_json: JsonOption = False) -> None:
         print_json(report.to_json())
     else:
         _show_validation(report)
+        for error in report.errors:
+            print_error(error)
     if not report.ok:
         raise typer.Exit(WRONG_INPUT)
 
@@ -181,7 +184,7 @@ def publish(
     """Publish a run's weights, if their quality in the serving numerics is training's.
 
     The validation split is scored through the compiled template; a relative change of NE above 1e-4, or a weight that
-    is not finite, refuses the run. Every publication is a new version, and servers take it within a second.
+    is not finite, refuses the run. Every publication is a new version; servers look for one every 100 ms.
 
     Example: `smt publish build/runs/income_workers --registry build/registry`
     """
@@ -251,7 +254,5 @@ def _show_validation(report: Any) -> None:
         RESULT.print(table("Features (missing, unknown: in data.valid)", columns, features, numbers=columns[3:]))
     for warning in report.warnings:
         RESULT.print(f"warning: {warning}", style="yellow", markup=False)
-    for error in report.errors:
-        RESULT.print(f"error: {error}", style="red", markup=False)
     if report.ok:
         RESULT.print(f"no mistake; next: smt train {report.path}", markup=False)

@@ -79,8 +79,8 @@ def message_of(error: BaseException) -> str:
     """What to tell the user of an error that is theirs to mend."""
     if isinstance(error, ModuleNotFoundError):
         return (
-            f"{error}: this command needs TorchRec. On a CPU-only machine: pip install 'smt-stack[cpu]' && "
-            "pip install --no-deps torchrec==1.8.0; with CUDA: pip install 'smt-stack[cuda]'"
+            f"{error}: this command needs TorchRec. In a clone, on a CPU-only machine: pip install '.[cpu]' && "
+            "pip install --no-deps torchrec==1.8.0; with CUDA: pip install '.[cuda]'"
         )
     return str(error)
 

@@ -19,7 +19,7 @@ from smt.serving.registry import Registry
 from smt.serving.serve import ServeError, find_server, server_environment
 from smt.training.template import Template
 from tests.serving.data import write_shop
-from tests.serving.support import FEED, SEARCH, TEMPLATE_YAML
+from tests.serving.support import FEED, SEARCH, TEMPLATE_YAML, RunningServer
 
 COMMANDS = [
     "new-scenario",
@@ -109,6 +109,10 @@ def test_version() -> None:
         (["predict", "-s", "s", "-i", "a.csv", "-o", "b.txt", "--target", NOWHERE], 2, "found the ending '.txt'"),
         (["predict", "-s", "s", "-i", "a.csv", "--context", "{{", "--target", NOWHERE], 2, "--context: "),
         (["predict", "-s", "s", "-i", "a.csv", "--context", "[1]", "--target", NOWHERE], 2, "found list; expected a"),
+        (["predict", "-s", "s", "-i", "a.csv", "-o", "{tmp}/no/b.csv", "--target", NOWHERE], 2, "{tmp}/no; create it"),
+        (["predict", "-s", "s", "-i", "a.csv", "-o", "{tmp}/d.csv", "--target", NOWHERE], 2, "d.csv: found a folder"),
+        (["predict", "-s", "s", "-i", "a.csv", "--max-rows", "0", "--target", NOWHERE], 2, "--max-rows"),
+        (["score", "{tmp}/no.yaml", "--max-rows", "0", "--target", NOWHERE], 2, "--max-rows"),
         (["predict", "-s", "s"], 2, "Missing option '--input'"),
         (["score", "{tmp}/no.yaml", "--target", NOWHERE], 2, "{tmp}/no.yaml: found no such file"),
         (["nonsense"], 2, "No such command 'nonsense'"),
@@ -121,6 +125,7 @@ def test_errors(tmp_path: Path, arguments: list[str], status: int, message: str)
     (tmp_path / "bad.yaml").write_text("nonsense: true\n")
     (tmp_path / "template.yaml").write_text(TEMPLATE_YAML)
     (tmp_path / "rows.csv").write_text("x\n1\n")
+    (tmp_path / "d.csv").mkdir()
     words = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
     for extra in ([], ["--json"]) if arguments[0] not in ("serve", "nonsense") else ([],):
         result = invoke(*words, *extra)
@@ -171,7 +176,10 @@ def test_from_data_to_a_scenario(tmp_path: Path) -> None:
     wrong.write_text(shop.read_text().replace("inputs: [seller]", "inputs: [saler]"))
     failed = invoke("validate", wrong)
     assert failed.exit_code == 2
-    assert re.search(r"wrong\.yaml:9: features\[3\]\.inputs: .*'saler'.*'seller'", failed.stdout)
+    assert "error" not in failed.stdout
+    # Once, though neither split has the column.
+    [line] = failed.stderr.splitlines()
+    assert re.search(r"error: .*wrong\.yaml:9: features\[3\]\.inputs: .*'saler'.*'seller'.*train\.parquet", line)
     assert not json.loads(invoke("validate", wrong, "--json").stdout)["ok"]
 
 
@@ -289,6 +297,20 @@ def test_verify_reports_everything(registry_folder: Path, template: Template) ->
     assert f"{manifest}: " in listed.stdout
 
 
+def test_status_says_when_nothing_is_served(template: Template, tmp_path: Path) -> None:
+    """A snapshot without its binary is refused."""
+    registry = tmp_path / "registry"
+    version = FEED.publish(Registry(registry), template, seed=1).version
+    with RunningServer(registry, tmp_path) as server:
+        shown = invoke("status", "--target", server.target)
+        predicted = invoke("predict", "-s", "feed", "-i", tmp_path / "rows.csv", "--target", server.target)
+    assert shown.exit_code == 0, shown.output
+    assert f"feed: refused {version}: " in shown.stdout
+    assert "note: none of the 1 scenarios is served" in shown.stderr
+    assert predicted.exit_code == 1
+    assert "cannot reach" not in predicted.stderr
+
+
 def test_an_empty_registry(tmp_path: Path) -> None:
     assert reported("registry", "ls", "--registry", tmp_path)["snapshots"] == []
     assert "empty; `smt compile`" in invoke("registry", "ls", "--registry", tmp_path).stderr
@@ -333,4 +355,5 @@ def test_without_torchrec_the_message_says_how_to_install_it(tmp_path: Path) -> 
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1
     assert "pip install --no-deps torchrec==" in done.stderr
+    assert "pip install '.[cpu]'" in done.stderr
     assert "Traceback" not in done.stderr
