@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 #include <utility>
-#include <vector>
 
+#include "json_text.h"
 #include "messages.h"
 #include "transform.h"
 
@@ -25,30 +24,11 @@ std::string join(std::initializer_list<std::string_view> names) {
 
 }  // namespace
 
-json parse_json(std::string_view text) {
-  std::vector<std::set<std::string, std::less<>>> keys;  // of the objects that are open
-  const auto on_event = [&keys](int, json::parse_event_t event, json& parsed) {
-    if (event == json::parse_event_t::object_start) {
-      keys.emplace_back();
-    } else if (event == json::parse_event_t::object_end) {
-      keys.pop_back();
-    } else if (event == json::parse_event_t::key) {
-      const auto& key = parsed.get_ref<const std::string&>();
-      if (!keys.back().insert(key).second) {
-        throw SpecError("feature spec: key " + quote(key) + " appears twice in one object; expected once");
-      }
-    }
-    return true;
-  };
+json parse_spec(std::string_view text) {
   try {
-    return json::parse(text.begin(), text.end(), on_event);
-  } catch (const json::exception& error) {
-    std::string what = error.what();  // quotes the offending bytes, which need not be valid UTF-8
-    for (char& c : what) {
-      if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) > 0x7E) c = '?';
-    }
-    if (what.size() > 300) what.resize(300);
-    throw SpecError("feature spec: not valid JSON: " + what);
+    return parse_json(text);
+  } catch (const JsonError& error) {
+    throw SpecError(std::string("feature spec: ") + error.what());
   }
 }
 

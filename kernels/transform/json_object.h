@@ -10,8 +10,8 @@
 
 namespace smt::transform {
 
-// Parses a document; throws SpecError for malformed JSON and for a key that an object holds twice.
-nlohmann::json parse_json(std::string_view text);
+// parse_json() of a whole spec; throws SpecError.
+nlohmann::json parse_spec(std::string_view text);
 
 class JsonObject {
  public:

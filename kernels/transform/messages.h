@@ -5,11 +5,9 @@
 #include <string>
 #include <string_view>
 
-namespace smt::transform {
+#include "text.h"
 
-// 'text' in single quotes: control characters and invalid UTF-8 escaped as \xNN, cut after 64 bytes. Names come from
-// clients, so a message built from one must stay short, printable and valid UTF-8.
-std::string quote(std::string_view text);
+namespace smt::transform {
 
 // "feature 'NAME'", the start of every message about one feature.
 std::string feature(std::string_view name);

@@ -110,7 +110,7 @@ std::pair<Encoder, int64_t> parse_encoder(const JsonObject& object, InputType ty
 class Parser {
  public:
   Model parse(std::string_view text) {
-    const json document = parse_json(text);
+    const json document = parse_spec(text);
     const JsonObject root(document, "feature spec");
     root.only({"format", "dense_slots", "categorical_slots", "table_rows", "features"});
     root.integer("format", kFormat, kFormat);

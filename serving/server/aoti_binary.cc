@@ -37,7 +37,7 @@ void check_interface(const std::string& shown, const BinaryManifest& manifest) {
                                        std::to_string(kKernelVersion) + ", the kernels in this server");
   }
   if (minor_version(manifest.torch) != minor_version(TORCH_VERSION)) {
-    throw Refused(Reason::kBinary, shown + ": field 'torch': found " + in_quotes(manifest.torch) + "; expected " +
+    throw Refused(Reason::kBinary, shown + ": field 'torch': found " + quote(manifest.torch) + "; expected " +
                                        minor_version(TORCH_VERSION) + ", which this server is linked with");
   }
 }

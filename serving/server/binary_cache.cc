@@ -44,8 +44,8 @@ std::shared_ptr<const TemplateBinary> BinaryCache::get(const std::string& templa
   try {
     manifest = parse_binary_manifest(read_text(manifest_path, shown, kMaxManifestBytes), shown);
   } catch (const Missing&) {
-    throw Refused(Reason::kAbi, "no template binary for ABI hash " + abi_hash + " of template " +
-                                    in_quotes(template_name) + ": " + shown + " does not exist; the registry has: " +
+    throw Refused(Reason::kAbi, "no template binary for ABI hash " + abi_hash + " of template " + quote(template_name) +
+                                    ": " + shown + " does not exist; the registry has: " +
                                     shortened(joined(registry_.abi_hashes(template_name)), 300));
   }
   if (manifest.abi_hash != abi_hash) {
@@ -53,8 +53,8 @@ std::shared_ptr<const TemplateBinary> BinaryCache::get(const std::string& templa
                                          "; expected the folder's name, " + abi_hash);
   }
   if (manifest.source.name != template_name) {
-    throw Refused(Reason::kManifest, shown + ": field 'template.name': found " + in_quotes(manifest.source.name) +
-                                         "; expected the folder's name, " + in_quotes(template_name));
+    throw Refused(Reason::kManifest, shown + ": field 'template.name': found " + quote(manifest.source.name) +
+                                         "; expected the folder's name, " + quote(template_name));
   }
   verify_model(model_path, registry_.shown(model_path), manifest.model);
   std::shared_ptr<const TemplateBinary> binary = open_(dir, std::move(manifest));

@@ -47,7 +47,7 @@ void check_isa(const std::string& isa, const std::string& shown) {
     is_known = true;
   }
   throw Refused(Reason::kBinary,
-                shown + ": field 'isa': found " + in_quotes(isa) +
+                shown + ": field 'isa': found " + quote(isa) +
                     (is_known ? ", which this CPU does not have" : ", which this server does not know") +
                     "; this CPU runs: " + joined(supported));
 }

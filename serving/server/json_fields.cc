@@ -1,44 +1,23 @@
 #include "json_fields.h"
 
-#include <set>
-#include <vector>
-
+#include "json_text.h"
 #include "names.h"
 #include "refusal.h"
 
 namespace smt::server {
-namespace {
-
-constexpr int kMaxDepth = 64;
-
-}  // namespace
 
 nlohmann::json parse_json(std::string_view text, const std::string& file) {
-  std::vector<std::set<std::string>> keys;
-  auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
-    using Event = nlohmann::json::parse_event_t;
-    if (depth > kMaxDepth) {
-      throw Refused(Reason::kManifest, file + ": nested deeper than " + std::to_string(kMaxDepth) + " levels");
-    }
-    if (event == Event::object_start) keys.emplace_back();
-    if (event == Event::object_end) keys.pop_back();
-    if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second) {
-      throw Refused(Reason::kManifest, file + ": key " + in_quotes(parsed.get<std::string>()) +
-                                           " occurs twice in one object; expected once");
-    }
-    return true;
-  };
   try {
-    return nlohmann::json::parse(text.begin(), text.end(), check);
-  } catch (const nlohmann::json::exception& error) {
-    throw Refused(Reason::kManifest, file + ": not valid JSON: " + shortened(error.what(), 300));
+    return transform::parse_json(text);
+  } catch (const transform::JsonError& error) {
+    throw Refused(Reason::kManifest, file + ": " + error.what());
   }
 }
 
 std::string shown(const nlohmann::json& value) {
   if (value.is_object()) return "an object";
   if (value.is_array()) return "an array of " + std::to_string(value.size());
-  if (value.is_string()) return "the string " + in_quotes(value.get_ref<const std::string&>());
+  if (value.is_string()) return "the string " + quote(value.get_ref<const std::string&>());
   return value.dump();
 }
 

@@ -9,8 +9,7 @@
 
 namespace smt::server {
 
-// Parses a whole document. Refuses nesting deeper than 64 (recursive consumers could overflow the stack) and an object
-// that names a key twice (two readers could take different values from it).
+// transform::parse_json() of a whole file.
 nlohmann::json parse_json(std::string_view text, const std::string& file);
 
 // One JSON object inside a document. A view: the document must outlive it.

@@ -20,18 +20,18 @@ MissingScenario describe_missing(const ServerState& state, std::string_view scen
     } else if (status->refused_version.empty()) {
       why = status->refused_reason;
     } else {
-      why = "version " + in_quotes(status->refused_version) + " was refused: " + status->refused_reason;
+      why = "version " + quote(status->refused_version) + " was refused: " + status->refused_reason;
     }
-    return {.message = "scenario " + in_quotes(scenario) + " has no version to serve: " + why};
+    return {.message = "scenario " + quote(scenario) + " has no version to serve: " + why};
   }
   std::vector<std::string> names = state.store.names();
   if (names.empty()) {
-    return {.unknown = true, .message = "scenario: " + in_quotes(scenario) + " is unknown; the registry has none yet"};
+    return {.unknown = true, .message = "scenario: " + quote(scenario) + " is unknown; the registry has none yet"};
   }
   std::vector<std::string> near = nearest(scenario, names, kMaxNamesShown);
   std::string listed = near.size() < names.size() ? "nearest of " + std::to_string(names.size()) + ": " + joined(near)
                                                   : "expected one of: " + joined(near);
-  return {.unknown = true, .message = "scenario: " + in_quotes(scenario) + " is unknown; " + listed};
+  return {.unknown = true, .message = "scenario: " + quote(scenario) + " is unknown; " + listed};
 }
 
 }  // namespace smt::server

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "text.h"
+
 namespace smt::server {
 
 // [a-z0-9_-]{1,64}: scenarios and templates.
@@ -15,11 +17,11 @@ bool valid_version(std::string_view text);
 // Exactly `digits` lower-case hex digits.
 bool valid_hex(std::string_view text, size_t digits);
 
-// 'text' in single quotes, control characters and bytes that are not UTF-8 escaped, cut after `max` bytes.
-std::string in_quotes(std::string_view text, size_t max = 80);
+using transform::quote;
 
-// Cuts a long message in the middle (whole UTF-8 characters), so that its start and its end survive. A gRPC status
-// message travels in HTTP/2 trailers, which clients limit to 8 KiB, percent-encoded: up to three bytes per byte.
+// The message printable and valid UTF-8, and if long cut in the middle (between characters), so that its start and its
+// end survive. A gRPC status message travels in HTTP/2 trailers, which clients limit to 8 KiB, percent-encoded: up to
+// three bytes per byte.
 std::string shortened(std::string_view message, size_t max = 1024);
 
 // At most `count` of `names`, nearest to `wanted` in edit distance first. `wanted` may be of any length.

@@ -53,7 +53,7 @@ transform::Column PredictColumns::column(const v1::Feature& feature) {
       break;
     }
     case v1::Feature::VALUES_NOT_SET:
-      throw transform::InputError("feature " + in_quotes(feature.name()) +
+      throw transform::InputError("feature " + quote(feature.name()) +
                                   ": no values set; expected one of floats, doubles, ints or strings");
   }
   return column;

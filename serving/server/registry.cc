@@ -57,8 +57,8 @@ std::optional<std::string> Registry::current(const std::string& scenario) const 
     version.remove_suffix(1);
   }
   if (!valid_version(version)) {
-    throw Refused(Reason::kPointer, shown(path) + ": found " + in_quotes(text) +
-                                        "; expected a version of 1..64 characters A-Z a-z 0-9 _ -");
+    throw Refused(Reason::kPointer,
+                  shown(path) + ": found " + quote(text) + "; expected a version of 1..64 characters A-Z a-z 0-9 _ -");
   }
   return std::string(version);
 }

@@ -100,7 +100,7 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> head, uint64_t fi
   uint64_t covered = 0;
   for (const TensorInfo& tensor : header.tensors) {
     if (tensor.begin != covered) {
-      throw Refused(Reason::kWeights, file + ": tensor " + in_quotes(tensor.name) + " begins at data byte " +
+      throw Refused(Reason::kWeights, file + ": tensor " + quote(tensor.name) + " begins at data byte " +
                                           std::to_string(tensor.begin) + "; expected " + std::to_string(covered) +
                                           ", where the one before it ends");
     }

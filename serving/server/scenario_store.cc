@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "text.h"
+
 namespace smt::server {
 
 std::shared_ptr<const LoadedSnapshot> ScenarioStore::find(std::string_view scenario) const {
@@ -70,8 +72,8 @@ void ScenarioStore::refuse(const std::string& scenario, const std::string& versi
   std::lock_guard lock(mutex_);
   Entry& entry = entries_[scenario];
   entry.loading = false;
-  entry.refused_version = version;
-  entry.refused_reason = reason;
+  entry.refused_version = transform::printable(version);
+  entry.refused_reason = transform::printable(reason);
 }
 
 void ScenarioStore::clear_refusal(const std::string& scenario) {

@@ -49,6 +49,7 @@ class ScenarioStore {
   // first), so that the caller decides where the last reference is dropped.
   std::shared_ptr<const LoadedSnapshot> publish(std::shared_ptr<const LoadedSnapshot> snapshot);
   // A version was refused; what is being served goes on being served. `version` is empty for an unreadable pointer.
+  // Every reason passes here on its way into responses: it is made valid UTF-8 whatever it is built from.
   void refuse(const std::string& scenario, const std::string& version, const std::string& reason);
   // The pointer names the version being served again.
   void clear_refusal(const std::string& scenario);

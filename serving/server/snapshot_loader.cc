@@ -22,7 +22,7 @@ SnapshotManifest read_manifest(const Registry& registry, const fs::path& dir, co
   std::string checksum = read_text(checksum_path, registry.shown(checksum_path), 1024);
   while (!checksum.empty() && (checksum.back() == '\n' || checksum.back() == '\r')) checksum.pop_back();
   if (std::string found = sha256_hex(text); found != checksum) {
-    throw Refused(Reason::kChecksum, shown + ": sha256 is " + found + "; manifest.sha256 says " + in_quotes(checksum));
+    throw Refused(Reason::kChecksum, shown + ": sha256 is " + found + "; manifest.sha256 says " + quote(checksum));
   }
   SnapshotManifest manifest = parse_snapshot_manifest(text, shown);
   if (manifest.scenario != scenario || manifest.version != version) {
@@ -73,7 +73,7 @@ void probe(const LoadedSnapshot& snapshot, const std::string& shown) {
   for (const Task& task : snapshot.tasks) {
     if (!std::isfinite(scores.at(static_cast<size_t>(task.head)))) {
       throw Refused(Reason::kProbe,
-                    shown + ": the score of a trial row for task " + in_quotes(task.name) + " is not finite");
+                    shown + ": the score of a trial row for task " + quote(task.name) + " is not finite");
     }
   }
 }
@@ -130,7 +130,7 @@ std::shared_ptr<const LoadedSnapshot> SnapshotLoader::load(const std::string& sc
     throw;
   } catch (const std::exception& error) {  // out of memory, a library's own error: refuse, do not fall
     throw Refused(Reason::kIo,
-                  "scenario " + in_quotes(scenario) + " version " + version + ": " + shortened(error.what(), 500));
+                  "scenario " + quote(scenario) + " version " + version + ": " + shortened(error.what(), 500));
   }
 }
 

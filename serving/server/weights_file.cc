@@ -57,7 +57,7 @@ class HashedFile {
 
 void check_tensor(const TensorInfo& tensor, size_t rank, const std::string& shown) {
   if (tensor.dtype != "F32" || tensor.shape.size() != rank) {
-    throw Refused(Reason::kWeights, shown + ": tensor " + in_quotes(tensor.name) + ": found " + tensor.dtype + " of " +
+    throw Refused(Reason::kWeights, shown + ": tensor " + quote(tensor.name) + ": found " + tensor.dtype + " of " +
                                         std::to_string(tensor.shape.size()) + " dimensions; expected F32 of " +
                                         std::to_string(rank));
   }
@@ -79,8 +79,7 @@ Weights allocate(const SafetensorsHeader& header, const std::string& shown) {
       weights.dim = tensor.shape[1];
       table = true;
     } else {
-      throw Refused(Reason::kWeights,
-                    shown + ": tensor " + in_quotes(tensor.name) + ": expected only 'slab' and 'table'");
+      throw Refused(Reason::kWeights, shown + ": tensor " + quote(tensor.name) + ": expected only 'slab' and 'table'");
     }
   }
   if (!slab || !table) {

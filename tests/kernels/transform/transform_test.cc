@@ -1,46 +1,20 @@
-// The C++ side on its own: reuse of a Batch, sharing between threads, odd shapes, and specs that are not specs.
+// The C++ side on its own: reuse of a Batch, sharing between threads, and odd shapes.
 // Values are checked against reference.py by test_transform.py; run this one under the sanitizers.
 #include "transform.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "test_spec.h"
+
 namespace smt::transform {
 namespace {
-
-using namespace std::string_view_literals;
-
-// Slots: dense 0..2 (1 is unmapped), categorical 0..5 (4 is unmapped).
-constexpr std::string_view kSpec = R"({
-  "format": 1, "dense_slots": 3, "categorical_slots": 6, "table_rows": 31,
-  "features": [
-    {"name": "age", "input": "age", "type": "number", "required": true, "kind": "dense", "slot": 0, "default": null,
-     "steps": [{"op": "clip", "low": -2, "high": 90.5}, {"op": "normalise", "mean": 1.0, "std": 2.0}]},
-    {"name": "gain", "input": "gain", "type": "number", "required": false, "kind": "dense", "slot": 2, "default": 7,
-     "steps": [{"op": "log"}]},
-    {"name": "age_bucket", "input": "age", "type": "number", "required": true, "kind": "categorical", "slot": 0,
-     "multi_valued": false, "max_length": 1, "first_row": 0, "rows": 5, "default": null,
-     "encode": {"op": "bucketise", "boundaries": [10.0, 20.0]}},
-    {"name": "education", "input": "education", "type": "string", "required": true, "kind": "categorical", "slot": 5,
-     "multi_valued": false, "max_length": 1, "first_row": 5, "rows": 5, "default": "b",
-     "encode": {"op": "vocabulary", "values": ["a", "b", ""]}},
-    {"name": "genres", "input": "genres", "type": "string", "required": false, "kind": "categorical", "slot": 1,
-     "multi_valued": true, "max_length": 2, "first_row": 10, "rows": 7, "default": null,
-     "encode": {"op": "hash", "size": 5, "seed": 18446744073709551615}},
-    {"name": "weeks", "input": "weeks", "type": "int", "required": false, "kind": "categorical", "slot": 2,
-     "first_row": 17, "rows": 5, "encode": {"op": "vocabulary", "values": [-9223372036854775808, 0, 52]}},
-    {"name": "user", "input": "user", "type": "int", "required": false, "kind": "categorical", "slot": 3,
-     "first_row": 22, "rows": 9, "encode": {"op": "hash", "size": 7}}
-  ]
-})";
 
 using Strings = std::vector<std::string_view>;
 
@@ -297,113 +271,6 @@ TEST(Transform, IsSharedByThreads) {
     }
   }
   EXPECT_EQ(wrong, std::vector<int>(4, 0));
-}
-
-// Whatever is done to a spec, parsing it ends in a FeatureSpec that can be used or in a SpecError.
-class Mutated : public ::testing::Test {
- protected:
-  void parse(const std::string& text) {
-    try {
-      const FeatureSpec spec = FeatureSpec::parse(text);
-      ++accepted_;
-      Batch out;
-      const std::vector<double> age = {30.0};
-      const Strings education = {"a"};
-      try {
-        spec.apply(1, {}, std::vector{column("age", age), strings("education", education)}, {}, out);
-        EXPECT_EQ(out.dense.size(), static_cast<size_t>(spec.dense_slots()));
-        EXPECT_EQ(out.bag_index.size(), static_cast<size_t>(spec.categorical_slots()));
-        for (const int64_t id : out.ids) EXPECT_TRUE(id >= 0 && id < spec.table_rows()) << id;
-      } catch (const InputError&) {
-      }
-    } catch (const SpecError& error) {
-      ++refused_;
-      EXPECT_GT(std::strlen(error.what()), 10u);
-      EXPECT_LT(std::strlen(error.what()), 1000u);
-    }
-  }
-  int accepted_ = 0;
-  int refused_ = 0;
-  std::mt19937 random_{20240607};
-};
-
-TEST_F(Mutated, Bytes) {
-  constexpr std::string_view kBytes = "{}[]\",:0123456789.-+eE\\u\0\xff\xc3nulltrue "sv;
-  for (int i = 0; i < 6000; ++i) {
-    std::string text(kSpec);
-    for (uint32_t n = 1 + random_() % 4; n > 0; --n) {
-      const size_t at = random_() % text.size();
-      switch (random_() % 5) {
-        case 0:
-          text[at] = static_cast<char>(random_());
-          break;
-        case 1:
-          text[at] = kBytes[random_() % kBytes.size()];
-          break;
-        case 2:
-          text.erase(at, 1 + random_() % 20);
-          break;
-        case 3:
-          text.insert(at, text.substr(random_() % text.size(), random_() % 40));
-          break;
-        default:
-          text.resize(at + 1);
-      }
-    }
-    parse(text);
-  }
-  EXPECT_GT(accepted_, 50);
-  EXPECT_GT(refused_, 3000);
-}
-
-TEST_F(Mutated, Values) {
-  using nlohmann::json;
-  const json original = json::parse(kSpec);
-  const std::vector<json> replacements = {nullptr,
-                                          true,
-                                          0,
-                                          1,
-                                          -1,
-                                          2,
-                                          1e308,
-                                          0.5,
-                                          std::numeric_limits<int64_t>::max(),
-                                          std::numeric_limits<int64_t>::min(),
-                                          std::numeric_limits<uint64_t>::max(),
-                                          "",
-                                          "age",
-                                          "int",
-                                          "string",
-                                          "hash",
-                                          std::string(100000, 'n'),
-                                          json::array(),
-                                          json::object(),
-                                          json::array({1, 1}),
-                                          json::array({"a", "a"})};
-  const json flat = original.flatten();
-  for (const auto& item : flat.items()) {
-    for (json::json_pointer place(item.key()); !place.empty(); place.pop_back()) {
-      for (const json& replacement : replacements) {
-        json mutated = original;
-        mutated[place] = replacement;
-        parse(mutated.dump());
-      }
-      json mutated = original;
-      json& parent = mutated[place.parent_pointer()];
-      if (parent.is_object()) parent.erase(place.back());
-      parse(mutated.dump());
-    }
-  }
-  EXPECT_GT(accepted_, 20);
-  EXPECT_GT(refused_, 1000);
-}
-
-TEST_F(Mutated, Nesting) {
-  parse(std::string(200000, '['));
-  parse(std::string(200000, '[') + std::string(200000, ']'));
-  parse("");
-  parse("null");
-  EXPECT_EQ(refused_, 4);
 }
 
 }  // namespace

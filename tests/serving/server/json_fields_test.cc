@@ -44,7 +44,7 @@ TEST(JsonFields, EveryErrorNamesFileFieldFindingAndExpectation) {
 
 TEST(JsonFields, RefusesDocumentsThatReadersCouldTakeDifferently) {
   expect_refused(
-      Reason::kManifest, [] { parse_json(R"({"a":{"b":1,"b":2}})", "f"); }, "f: key 'b' occurs twice");
+      Reason::kManifest, [] { parse_json(R"({"a":{"b":1,"b":2}})", "f"); }, "f: key 'b' appears twice");
   EXPECT_NO_THROW(parse_json(R"({"a":{"b":1},"c":{"b":2}})", "f"));
   expect_refused(
       Reason::kManifest, [] { parse_json("{\"a\":\"\xc3\x28\"}", "f"); }, "f: not valid JSON");
@@ -52,6 +52,16 @@ TEST(JsonFields, RefusesDocumentsThatReadersCouldTakeDifferently) {
       Reason::kManifest, [] { parse_json("", "f"); }, "f: not valid JSON");
   expect_refused(
       Reason::kManifest, [] { parse_json("{\"a\":NaN}", "f"); }, "f: not valid JSON");
+}
+
+TEST(JsonFields, ErrorsShowBytesThatAreNoTextEscaped) {
+  for (const char* text : {"\xff\xfe{", "\xed\xa0\x80", "{\"a\": \"\xf5"}) {
+    Refusal found = refused_by([&] { parse_json(text, "f"); });
+    EXPECT_TRUE(found.refused);
+    EXPECT_TRUE(found.message.starts_with("f: not valid JSON: ")) << found.message;
+    EXPECT_NO_THROW(nlohmann::json(found.message).dump()) << "must be valid UTF-8";
+    EXPECT_NE(found.message.find("\\x"), std::string::npos) << found.message;
+  }
 }
 
 TEST(JsonFields, DeepNestingIsRefusedNotRecursedInto) {

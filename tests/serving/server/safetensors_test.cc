@@ -112,7 +112,7 @@ TEST(Safetensors, RefusesOverlapsAndRepeatedNames) {
       Reason::kWeights, [&] { parse(overlap); }, "'b' begins at data byte 0; expected 8");
   std::string twice = with_prefix("{\"a\":" + tensor + ",\"a\":" + tensor + "}", std::string(8, '\0'));
   expect_refused(
-      Reason::kWeights, [&] { parse(twice); }, "key 'a' occurs twice");
+      Reason::kWeights, [&] { parse(twice); }, "key 'a' appears twice");
 }
 
 TEST(Safetensors, RefusesDeepNestingAndJsonThatIsNone) {

@@ -45,6 +45,13 @@ TEST(ScenarioStore, FollowsTheStatesOfAScenario) {
   EXPECT_EQ(store.status("a")->refused_version, "");
 }
 
+TEST(ScenarioStore, ReasonsAreValidUtf8WhateverTheyAreMadeOf) {
+  ScenarioStore store;
+  store.refuse("a", "\xff", "found \xed\xa0\x80 \xc3\xa4");
+  EXPECT_EQ(store.status("a")->refused_reason, "found \\xed\\xa0\\x80 \xc3\xa4");
+  EXPECT_EQ(store.status("a")->refused_version, "\\xff");
+}
+
 TEST(ScenarioStore, ListsByName) {
   ScenarioStore store;
   store.publish(fake_snapshot("b", "1"));
