@@ -34,10 +34,12 @@ std::vector<Task> tasks_of(const Fields& manifest) {
   if (list.empty()) manifest.fail("tasks", &list, "at least one task");
   std::vector<Task> tasks;
   std::set<std::string> names;
+  std::set<int64_t> heads;
   for (size_t i = 0; i < list.size(); ++i) {
     Fields entry(list[i], manifest.file(), manifest.path_of("tasks[" + std::to_string(i) + "]"));
     Task task{.name = entry.text("name", 256), .head = entry.integer("head", 0, kMaxTasks - 1)};
     if (!names.insert(task.name).second) entry.fail("name", &entry.value("name"), "a name that no other task has");
+    if (!heads.insert(task.head).second) entry.fail("head", &entry.value("head"), "a head that no other task has");
     tasks.push_back(std::move(task));
   }
   return tasks;
@@ -51,8 +53,8 @@ struct TensorRule {
 };
 
 void check_tensor(const Fields& found, const TensorRule& rule) {
-  if (found.text("name") != rule.name) found.fail("name", &found.value("name"), in_quotes(rule.name));
-  if (found.text("dtype") != rule.dtype) found.fail("dtype", &found.value("dtype"), in_quotes(rule.dtype));
+  if (found.text("name") != rule.name) found.fail("name", &found.value("name"), quote(rule.name));
+  if (found.text("dtype") != rule.dtype) found.fail("dtype", &found.value("dtype"), quote(rule.dtype));
   const nlohmann::json& shape = found.array("shape", 8);
   if (shape.size() != rule.shape.size()) {
     found.fail("shape", &shape, std::to_string(rule.shape.size()) + " dimensions");

@@ -66,6 +66,7 @@ TEST(SnapshotManifest, NestedFieldsAreCheckedByName) {
       {"/tasks/1/name", "click",
        "field 'tasks[1].name': found the string 'click'; expected a name that no other task has"},
       {"/tasks/1/name", "", "field 'tasks[1].name'"},
+      {"/tasks/1/head", 0, "field 'tasks[1].head': found 0; expected a head that no other task has"},
       {"/files/weights.safetensors", 1, "field 'files.weights.safetensors'"},
       {"/files/weights.safetensors/bytes", 0, "field 'files.weights.safetensors.bytes'"},
       {"/files/weights.safetensors/bytes", UINT64_MAX, "field 'files.weights.safetensors.bytes'"},
