@@ -89,11 +89,7 @@ void RegistryWatcher::visit(const std::string& name, std::stop_token stop) {
     return;
   }
   if (!version) {
-    if (known == scenarios_.end() || known->second.pointer_missing) return;  // not published yet, or already logged
-    known->second.pointer_missing = true;
-    log::warn("pointer_missing", {{"scenario", name},
-                                  {"serving", known->second.serving},
-                                  {"reason", "scenarios/" + name + "/current does not exist; serving goes on"}});
+    if (known != scenarios_.end()) pointer_missing(name, known->second);  // otherwise not published yet
     return;
   }
   if (known == scenarios_.end()) {
@@ -101,7 +97,6 @@ void RegistryWatcher::visit(const std::string& name, std::stop_token stop) {
     observer_.found(name);
   }
   Scenario& scenario = known->second;
-  scenario.pointer_missing = false;
   if (*version == scenario.serving) {
     if (scenario.refusal) {
       scenario.refusal.reset();
@@ -112,6 +107,16 @@ void RegistryWatcher::visit(const std::string& name, std::stop_token stop) {
   }
   if (scenario.refusal && still_refused(*scenario.refusal, *version)) return;
   try_load(name, *version, std::move(stop));
+}
+
+void RegistryWatcher::pointer_missing(const std::string& name, Scenario& scenario) {
+  std::string message = "scenarios/" + name + "/current: no such file; expected a snapshot's version";
+  if (scenario.refusal && scenario.refusal->message == message) return;
+  log::warn("pointer_missing", {{"scenario", name}, {"serving", scenario.serving}, {"reason", message}});
+  // In place of an older refusal: what that one was about is not asked for any more.
+  store_.refuse(name, "", message);
+  scenario.refusal = std::make_unique<Refusal>(
+      Refusal{.version = "", .message = message, .reason = Reason::kPointer, .files = {}, .when = Clock::now()});
 }
 
 bool RegistryWatcher::still_refused(const Refusal& refusal, const std::string& version) const {

@@ -46,8 +46,8 @@ class WatchObserver {
 // - A refused version is remembered with its reason, and tried again when `current` names another version or when one
 //   of the files that decided the outcome changes, appears or disappears; after a failure of the file system (kIo)
 //   also after a while (kRetry).
-// - A scenario whose `current` (or whole folder, or the registry) disappears goes on being served, and a warning is
-//   logged once: withdrawing a scenario is an act of publishing, not the loss of a file.
+// - A scenario whose `current` (or whole folder, or the registry) disappears goes on being served; its status says
+//   so, and a warning is logged once: withdrawing a scenario is an act of publishing, not the loss of a file.
 class RegistryWatcher {
  public:
   static constexpr std::chrono::seconds kRetry{5};
@@ -70,7 +70,7 @@ class RegistryWatcher {
 
  private:
   struct Refusal {
-    std::string version;  // empty: the pointer itself was refused
+    std::string version;  // empty: the pointer itself was refused, or is missing
     std::string message;
     Reason reason;
     TouchedFiles files;
@@ -79,10 +79,10 @@ class RegistryWatcher {
   struct Scenario {
     std::string serving;  // version; empty: none
     std::unique_ptr<Refusal> refusal;
-    bool pointer_missing = false;  // and logged
   };
 
   void visit(const std::string& name, std::stop_token stop);
+  void pointer_missing(const std::string& name, Scenario& scenario);
   void try_load(const std::string& name, const std::string& version, std::stop_token stop);
   void refuse(const std::string& name, Refusal refusal);
   bool still_refused(const Refusal& refusal, const std::string& version) const;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <latch>
+#include <random>
 
 #include "fake_snapshot.h"
 #include "registry_builder.h"
@@ -213,6 +214,64 @@ TEST_F(RegistryWatcherTest, WhatDisappearsGoesOnBeingServed) {
   version("a", "v2");
   registry_.point("a", "v2");
   EXPECT_EQ(scan(), Events{"loaded a v2"});
+}
+
+TEST_F(RegistryWatcherTest, StatusSaysThatThePointerIsMissing) {
+  auto missing = [&] { std::filesystem::remove(registry_.root() / "scenarios" / "a" / "current"); };
+  auto reason = [&] { return store_.status("a")->refused_reason; };
+  constexpr const char* kMissing = "scenarios/a/current: no such file; expected a snapshot's version";
+  registry_.point("a", "two words");
+  EXPECT_EQ(scan(), (Events{"found a", "refused a pointer"}));
+  EXPECT_NE(reason(), kMissing);
+  missing();
+  EXPECT_EQ(scan(), Events{});
+  EXPECT_EQ(reason(), kMissing) << "not what the pointer that is gone was refused for";
+  EXPECT_EQ(store_.status("a")->state, ScenarioState::kUnavailable);
+  registry_.point("a", "two words");
+  EXPECT_EQ(scan(), Events{"refused a pointer"});
+
+  version("a", "v1");
+  version("a", "v2", "bad");
+  registry_.point("a", "v1");
+  EXPECT_EQ(scan(), Events{"loaded a v1"});
+  EXPECT_EQ(reason(), "");
+  registry_.point("a", "v2");
+  EXPECT_EQ(scan(), Events{"refused a weights serving"});
+  missing();
+  EXPECT_EQ(scan(), Events{});
+  EXPECT_EQ(reason(), kMissing);
+  EXPECT_EQ(store_.status("a")->refused_version, "");
+  EXPECT_EQ(serving("a"), "v1");
+  registry_.point("a", "v2");
+  EXPECT_EQ(scan(), Events{"refused a weights serving"});
+  registry_.point("a", "v1");
+  EXPECT_EQ(scan(), Events{});
+  EXPECT_EQ(reason(), "");
+}
+
+// Whatever bytes the files hold, the reason in the status is text.
+TEST_F(RegistryWatcherTest, ReasonsOfAnyBytesAreUtf8) {
+  std::mt19937 random(20240607);
+  std::vector<std::string> texts{"\xed\xa0\x80", "\xff\xfe{", "\xc0\x80", "\xf4\x90\x80\x80"};
+  for (int i = 0; i < 200; ++i) {
+    std::string text(1 + random() % 100, '\0');
+    for (char& c : text) c = static_cast<char>(random());
+    texts.push_back(text + "\xff");
+  }
+  int seen = 0;
+  for (const std::string& text : texts) {
+    registry_.point("a", text);
+    scan();
+    version("b", "v1", text);  // this test's loader refuses with the file's text
+    registry_.point("b", "v1");
+    scan();
+    for (const char* name : {"a", "b"}) {
+      std::string reason = store_.status(name)->refused_reason;
+      EXPECT_NO_THROW(nlohmann::json(reason).dump()) << testing::PrintToString(text);
+      seen += reason.find("\\xff") != std::string::npos ? 1 : 0;
+    }
+  }
+  EXPECT_GT(seen, 200);
 }
 
 TEST_F(RegistryWatcherTest, FoldersThatAreNoScenariosAreIgnored) {
