@@ -27,7 +27,8 @@ Options parse_options(int argc, const char* const* argv, std::optional<int>& exi
   CLI::App app{
       "Serves every scenario of a registry over gRPC (smt.v1.PredictionService, grpc.health.v1, reflection), from one "
       "compiled binary per template.\nPublished snapshots are taken while requests run. SIGTERM or SIGINT drains; a "
-      "second one exits at once.",
+      "second one exits at once.\nHealth of \"\" is SERVING while this process accepts calls; a scenario's own "
+      "state is the health of its name.",
       "smt-server"};
   app.option_defaults()->always_capture_default();
   app.set_version_flag("--version", kVersion);

@@ -9,6 +9,7 @@
 #include "log.h"
 #include "missing_scenario.h"
 #include "names.h"
+#include "parse_message.h"
 #include "predict_columns.h"
 #include "request_arena.h"
 #include "wire_scan.h"
@@ -29,8 +30,6 @@ constexpr std::array<grpc::StatusCode, kOutcomeNames.size()> kCodes{grpc::Status
 
 // Smaller messages are parsed without a scan: what they can grow to does not matter.
 constexpr size_t kScanAbove = size_t{64} << 10;
-constexpr int64_t kMaxFeatures = 4096;
-constexpr int64_t kFieldsPerRow = 256;
 
 Job::Clock::time_point steady_deadline(const grpc::CallbackServerContext& context) {
   auto deadline = context.deadline();
@@ -102,17 +101,14 @@ void PredictCall::start() {
 void PredictCall::admit() {
   entered_ = state_.gate.enter();
   if (!entered_) throw Failure{Outcome::kUnavailable, "the server is draining; send the request to another one"};
-  grpc::ByteBuffer bytes = request_bytes_;  // shares the slices; reading consumes the handle
   if (bytes_ > kScanAbove) {
+    grpc::ByteBuffer bytes = request_bytes_;  // shares the slices; reading consumes the handle
     grpc::ProtoBufferReader reader(&bytes);
-    std::string error = scan_request(
-        reader, {.features = kMaxFeatures, .fields = kFieldsPerRow * std::max<int64_t>(state_.options.max_rows, 4096)});
+    std::string error = scan_request(reader, wire_limits(state_.options.max_rows));
     if (!error.empty()) throw Failure{Outcome::kInvalidArgument, error};
-    bytes = request_bytes_;
   }
-  if (!grpc::SerializationTraits<v1::PredictRequest>::Deserialize(&bytes, request_).ok()) {
-    throw Failure{Outcome::kInvalidArgument,
-                  "the message is not a smt.v1.PredictRequest: wire format damaged, or text that is not UTF-8"};
+  if (std::string error = parse_message(request_bytes_, *request_); !error.empty()) {
+    throw Failure{Outcome::kInvalidArgument, error};
   }
   bytes_ += arena_.SpaceAllocated();
   if (request_->request_id().size() > kMaxRequestId) {
@@ -131,9 +127,9 @@ void PredictCall::admit() {
     throw Failure{missing.unknown ? Outcome::kNotFound : Outcome::kUnavailable, missing.message};
   }
   if (!request_->version().empty() && request_->version() != snapshot_->version) {
-    throw Failure{Outcome::kNotFound, "version: " + in_quotes(request_->version()) + " of scenario " +
-                                          in_quotes(snapshot_->scenario) + " is not being served; " +
-                                          in_quotes(snapshot_->version) + " is"};
+    throw Failure{Outcome::kNotFound, "version: " + quote(request_->version()) + " of scenario " +
+                                          quote(snapshot_->scenario) + " is not being served; " +
+                                          quote(snapshot_->version) + " is"};
   }
   resolve_tasks();
 }
@@ -151,11 +147,11 @@ void PredictCall::resolve_tasks() {
     if (found == snapshot_->tasks.end()) {
       std::vector<std::string> names;
       for (const Task& task : snapshot_->tasks) names.push_back(task.name);
-      throw Failure{Outcome::kInvalidArgument, where + in_quotes(name) + " is not a task of scenario " +
-                                                   in_quotes(snapshot_->scenario) + "; its tasks: " + joined(names)};
+      throw Failure{Outcome::kInvalidArgument, where + quote(name) + " is not a task of scenario " +
+                                                   quote(snapshot_->scenario) + "; its tasks: " + joined(names)};
     }
     if (std::find(tasks_.begin(), tasks_.end(), &*found) != tasks_.end()) {
-      throw Failure{Outcome::kInvalidArgument, where + in_quotes(name) + " occurs twice; expected each task once"};
+      throw Failure{Outcome::kInvalidArgument, where + quote(name) + " occurs twice; expected each task once"};
     }
     tasks_.push_back(&*found);
   }
@@ -171,8 +167,8 @@ void PredictCall::run() noexcept {
   } catch (const std::bad_alloc&) {
     return fail({Outcome::kResourceExhausted, "not enough memory for this request; send fewer candidates"});
   } catch (const std::exception& error) {
-    return fail({Outcome::kInternal, "scenario " + in_quotes(snapshot_->scenario) + " version " +
-                                         in_quotes(snapshot_->version) + ": " + error.what()});
+    return fail({Outcome::kInternal, "scenario " + quote(snapshot_->scenario) + " version " +
+                                         quote(snapshot_->version) + ": " + error.what()});
   }
   bool own_buffer = false;
   grpc::Status status =
@@ -215,8 +211,8 @@ void PredictCall::fill_response(const std::vector<float>& scores) {
     const float* score = scores.data() + task->head;
     for (size_t row = 0; row < rows; ++row, score += heads) {
       if (!std::isfinite(*score)) {
-        throw Failure{Outcome::kInternal, "scenario " + in_quotes(snapshot_->scenario) + " version " +
-                                              in_quotes(snapshot_->version) + " task " + in_quotes(task->name) +
+        throw Failure{Outcome::kInternal, "scenario " + quote(snapshot_->scenario) + " version " +
+                                              quote(snapshot_->version) + " task " + quote(task->name) +
                                               ": the score of row " + std::to_string(row) + " is not finite"};
       }
       values->Set(static_cast<int>(row), *score);

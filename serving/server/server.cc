@@ -11,6 +11,7 @@
 #include "address.h"
 #include "aoti_binary.h"
 #include "connections.h"
+#include "grpc/health/v1/health.pb.h"
 #include "log.h"
 
 namespace smt::server {
@@ -87,6 +88,9 @@ Server::Server(const Options& options)
   metrics_port_ = exposer_->GetListeningPorts().at(0);
 
   grpc::EnableDefaultHealthCheckService(true);
+  // gRPC registers no descriptor for the health service that it implements; reflection could list it, not describe it.
+  google::protobuf::LinkMessageReflection<grpc::health::v1::HealthCheckRequest>();
+  // Of the reflection protocol Debian's gRPC (1.51) has v1alpha alone, which clients fall back to; v1 is UNIMPLEMENTED.
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
   builder.AddListeningPort(host_port(host, options_.port), grpc::InsecureServerCredentials(), &port_);
@@ -162,6 +166,9 @@ void Server::refused(const std::string& scenario, Reason reason, bool serving) {
   set_health(scenario, serving);
 }
 
-void Server::scanned() { binaries_.prune(); }
+void Server::scanned() {
+  binaries_.prune();
+  idle_memory_.look(state_.gate.inside() == 0);
+}
 
 }  // namespace smt::server

@@ -8,6 +8,7 @@
 #include <stop_token>
 
 #include "binary_cache.h"
+#include "idle_memory.h"
 #include "metrics.h"
 #include "options.h"
 #include "registry_watcher.h"
@@ -19,6 +20,11 @@
 
 namespace smt::server {
 
+// Health: the service "" is SERVING from the end of the first pass over the registry until the drain begins. It says
+// that this process accepts calls, whatever it has to serve: a scenario whose snapshots are all refused is the
+// registry's fault, and restarting the process or moving its traffic would not help. Each scenario has a service of its
+// name, which is SERVING while a version of it is.
+//
 // Use from one thread: construct, load(), then drain() once.
 class Server : private WatchObserver {
  public:
@@ -55,6 +61,7 @@ class Server : private WatchObserver {
   Registry registry_;
   BinaryCache binaries_;
   SnapshotLoader loader_;
+  IdleMemory idle_memory_;  // only the scanning thread touches it
   RegistryWatcher watcher_;
   WorkerPool pool_;
   ServerState state_;

@@ -1,9 +1,13 @@
 #include "service.h"
 
+#include <grpcpp/impl/codegen/proto_utils.h>
+
 #include "missing_scenario.h"
 #include "names.h"
+#include "parse_message.h"
 #include "predict_call.h"
 #include "version.h"
+#include "wire_scan.h"
 
 namespace smt::server {
 namespace {
@@ -26,6 +30,22 @@ grpc::ServerUnaryReactor* answered(grpc::CallbackServerContext* context, const g
   return reactor;
 }
 
+// The raw form of a method that answers at once: `fill` makes the response, and its status. A message that does not
+// parse becomes INVALID_ARGUMENT, as in Predict; gRPC's own path says UNIMPLEMENTED.
+template <typename Request, typename Response, typename Fill>
+grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const grpc::ByteBuffer& in,
+                                 grpc::ByteBuffer& out, Fill fill) {
+  Request request;
+  if (std::string error = parse_message(in, request); !error.empty()) {
+    return answered(context, grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, shortened(error)));
+  }
+  Response response;
+  grpc::Status status = fill(request, response);
+  bool own_buffer = false;
+  if (status.ok()) status = grpc::SerializationTraits<Response>::Serialize(response, &out, &own_buffer);
+  return answered(context, status);
+}
+
 }  // namespace
 
 grpc::ServerUnaryReactor* PredictionServiceImpl::Predict(grpc::CallbackServerContext* context,
@@ -37,10 +57,31 @@ grpc::ServerUnaryReactor* PredictionServiceImpl::Predict(grpc::CallbackServerCon
 }
 
 grpc::ServerUnaryReactor* PredictionServiceImpl::ListScenarios(grpc::CallbackServerContext* context,
-                                                               const v1::ListScenariosRequest*,
-                                                               v1::ListScenariosResponse* response) {
+                                                               const grpc::ByteBuffer* request,
+                                                               grpc::ByteBuffer* response) {
+  auto fill = [this](const v1::ListScenariosRequest&, v1::ListScenariosResponse& out) { return list(out); };
+  return answer<v1::ListScenariosRequest, v1::ListScenariosResponse>(context, *request, *response, fill);
+}
+
+grpc::ServerUnaryReactor* PredictionServiceImpl::GetScenario(grpc::CallbackServerContext* context,
+                                                             const grpc::ByteBuffer* request,
+                                                             grpc::ByteBuffer* response) {
+  auto fill = [this](const v1::GetScenarioRequest& in, v1::ScenarioMetadata& out) {
+    return describe(in.scenario(), out);
+  };
+  return answer<v1::GetScenarioRequest, v1::ScenarioMetadata>(context, *request, *response, fill);
+}
+
+grpc::ServerUnaryReactor* PredictionServiceImpl::GetServer(grpc::CallbackServerContext* context,
+                                                           const grpc::ByteBuffer* request,
+                                                           grpc::ByteBuffer* response) {
+  auto fill = [this](const v1::GetServerRequest&, v1::ServerMetadata& out) { return describe(out); };
+  return answer<v1::GetServerRequest, v1::ServerMetadata>(context, *request, *response, fill);
+}
+
+grpc::Status PredictionServiceImpl::list(v1::ListScenariosResponse& response) const {
   for (const ScenarioStatus& status : state_.store.list()) {
-    v1::ScenarioStatus* out = response->add_scenarios();
+    v1::ScenarioStatus* out = response.add_scenarios();
     out->set_scenario(status.scenario);
     out->set_version(status.version);
     out->set_state(state_name(status.state));
@@ -50,47 +91,45 @@ grpc::ServerUnaryReactor* PredictionServiceImpl::ListScenarios(grpc::CallbackSer
     out->set_weight_bytes(status.weight_bytes);
     out->set_loads(status.loads);
   }
-  return answered(context, grpc::Status::OK);
+  return grpc::Status::OK;
 }
 
-grpc::ServerUnaryReactor* PredictionServiceImpl::GetScenario(grpc::CallbackServerContext* context,
-                                                             const v1::GetScenarioRequest* request,
-                                                             v1::ScenarioMetadata* response) {
-  auto snapshot = state_.store.find(request->scenario());
+grpc::Status PredictionServiceImpl::describe(const std::string& scenario, v1::ScenarioMetadata& response) const {
+  auto snapshot = state_.store.find(scenario);
   if (!snapshot) {
-    MissingScenario missing = describe_missing(state_, request->scenario());
+    MissingScenario missing = describe_missing(state_, scenario);
     auto code = missing.unknown ? grpc::StatusCode::NOT_FOUND : grpc::StatusCode::UNAVAILABLE;
-    return answered(context, grpc::Status(code, shortened(missing.message)));
+    return {code, shortened(missing.message)};
   }
-  response->set_scenario(snapshot->scenario);
-  response->set_version(snapshot->version);
-  response->set_template_name(snapshot->source.name);
-  response->set_template_version(snapshot->source.version);
+  response.set_scenario(snapshot->scenario);
+  response.set_version(snapshot->version);
+  response.set_template_name(snapshot->source.name);
+  response.set_template_version(snapshot->source.version);
   for (const transform::InputInfo& input : snapshot->features.inputs()) {
-    v1::InputMetadata* out = response->add_inputs();
+    v1::InputMetadata* out = response.add_inputs();
     out->set_name(input.name);
     out->set_type(input.type);
     out->set_required(input.required);
     out->set_multi_valued(input.multi_valued);
   }
-  for (const Task& task : snapshot->tasks) response->add_tasks(task.name);
-  return answered(context, grpc::Status::OK);
+  for (const Task& task : snapshot->tasks) response.add_tasks(task.name);
+  return grpc::Status::OK;
 }
 
-grpc::ServerUnaryReactor* PredictionServiceImpl::GetServer(grpc::CallbackServerContext* context,
-                                                           const v1::GetServerRequest*, v1::ServerMetadata* response) {
-  response->set_version(kVersion);
-  response->set_max_rows(static_cast<int32_t>(state_.options.max_rows));
-  response->set_max_message_bytes(state_.options.max_message_bytes);
-  response->set_workers(state_.options.workers);
+grpc::Status PredictionServiceImpl::describe(v1::ServerMetadata& response) const {
+  response.set_version(kVersion);
+  response.set_max_rows(static_cast<int32_t>(state_.options.max_rows));
+  response.set_max_message_bytes(state_.options.max_message_bytes);
+  response.set_max_fields(wire_limits(state_.options.max_rows).fields);
+  response.set_workers(state_.options.workers);
   for (const auto& binary : state_.binaries.list()) {
-    v1::TemplateBinary* out = response->add_binaries();
+    v1::TemplateBinary* out = response.add_binaries();
     out->set_template_name(binary->manifest().source.name);
     out->set_template_version(binary->manifest().source.version);
     out->set_abi_hash(binary->manifest().abi_hash);
     out->set_sha256(binary->manifest().model.sha256);
   }
-  return answered(context, grpc::Status::OK);
+  return grpc::Status::OK;
 }
 
 }  // namespace smt::server

@@ -9,24 +9,30 @@
 namespace smt::server {
 
 // Thread-safe, as gRPC calls it from many threads. Predict hands its work to the worker pool; the other methods answer
-// on gRPC's thread from what is in memory.
+// on gRPC's thread from what is in memory. All of them in the raw (ByteBuffer) form, so that a message that does not
+// parse is INVALID_ARGUMENT.
 class PredictionServiceImpl final
     : public v1::PredictionService::WithRawCallbackMethod_Predict<
-          v1::PredictionService::WithCallbackMethod_ListScenarios<v1::PredictionService::WithCallbackMethod_GetScenario<
-              v1::PredictionService::WithCallbackMethod_GetServer<v1::PredictionService::Service>>>> {
+          v1::PredictionService::WithRawCallbackMethod_ListScenarios<
+              v1::PredictionService::WithRawCallbackMethod_GetScenario<
+                  v1::PredictionService::WithRawCallbackMethod_GetServer<v1::PredictionService::Service>>>> {
  public:
   explicit PredictionServiceImpl(ServerState& state) : state_(state) {}
 
   grpc::ServerUnaryReactor* Predict(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                     grpc::ByteBuffer* response) override;
-  grpc::ServerUnaryReactor* ListScenarios(grpc::CallbackServerContext* context, const v1::ListScenariosRequest* request,
-                                          v1::ListScenariosResponse* response) override;
-  grpc::ServerUnaryReactor* GetScenario(grpc::CallbackServerContext* context, const v1::GetScenarioRequest* request,
-                                        v1::ScenarioMetadata* response) override;
-  grpc::ServerUnaryReactor* GetServer(grpc::CallbackServerContext* context, const v1::GetServerRequest* request,
-                                      v1::ServerMetadata* response) override;
+  grpc::ServerUnaryReactor* ListScenarios(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                          grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* GetScenario(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                        grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* GetServer(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                      grpc::ByteBuffer* response) override;
 
  private:
+  grpc::Status list(v1::ListScenariosResponse& response) const;
+  grpc::Status describe(const std::string& scenario, v1::ScenarioMetadata& response) const;
+  grpc::Status describe(v1::ServerMetadata& response) const;
+
   ServerState& state_;
 };
 

@@ -3,6 +3,8 @@
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/wire_format_lite.h>
 
+#include <algorithm>
+
 #include "smt/v1/prediction.pb.h"
 
 namespace smt::server {
@@ -10,6 +12,10 @@ namespace {
 
 using google::protobuf::internal::WireFormatLite;
 using google::protobuf::io::CodedInputStream;
+
+constexpr int64_t kMaxFeatures = 4096;
+constexpr int64_t kFieldsPerRow = 256;
+constexpr int64_t kFewestRows = 4096;  // a small --max-rows does not forbid a few rows with long lists
 
 // Which message the bytes are of: what its length-delimited fields hold follows from that.
 enum class Level { kRequest, kFeature, kValues };
@@ -25,7 +31,8 @@ class Scan {
       if (tag == 0) return input_.ConsumedEntireMessage() || fail(kDamaged);
       if (++fields_ > limits_.fields) {
         return fail("the message has more than " + std::to_string(limits_.fields) +
-                    " values and fields (a string is one, a packed list of numbers is one); send fewer candidates");
+                    " fields, the server's max_fields (each string of a list is one, a packed list of numbers one in "
+                    "all); send fewer candidates");
       }
       if (!field(level, tag)) return false;
     }
@@ -92,6 +99,10 @@ class Scan {
 };
 
 }  // namespace
+
+WireLimits wire_limits(int64_t max_rows) {
+  return {.features = kMaxFeatures, .fields = kFieldsPerRow * std::max(max_rows, kFewestRows)};
+}
 
 std::string scan_request(google::protobuf::io::ZeroCopyInputStream& message, const WireLimits& limits) {
   CodedInputStream input(&message);

@@ -16,6 +16,9 @@ struct WireLimits {
   int64_t fields = 0;    // of all kinds; a string of a list is one, a packed list of numbers is one as a whole
 };
 
+// The limits of a server that takes `max_rows` candidates. GetServer reports `fields` as max_fields.
+WireLimits wire_limits(int64_t max_rows);
+
 // What is wrong with the message; empty when it is within the limits and well-formed as far as was looked: the parser
 // still has to judge what is inside. Groups, which smt.v1 does not have and in which fields could hide, are refused.
 std::string scan_request(google::protobuf::io::ZeroCopyInputStream& message, const WireLimits& limits);

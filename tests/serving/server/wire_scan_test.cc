@@ -50,7 +50,7 @@ TEST(WireScan, PackedNumbersAreOneFieldStringsOneEach) {
   for (int i = 0; i < 60; ++i) strings.mutable_candidates(1)->mutable_strings()->add_values("");
   EXPECT_EQ(scan(strings.SerializeAsString()), "");
   for (int i = 0; i < 60; ++i) strings.mutable_candidates(1)->mutable_strings()->add_values("");
-  EXPECT_NE(scan(strings.SerializeAsString()).find("more than 100 values and fields"), std::string::npos);
+  EXPECT_NE(scan(strings.SerializeAsString()).find("more than 100 fields, the server's max_fields"), std::string::npos);
 }
 
 TEST(WireScan, CountsFeaturesOfContextAndCandidatesTogether) {
@@ -65,8 +65,14 @@ TEST(WireScan, CountsFeaturesOfContextAndCandidatesTogether) {
 TEST(WireScan, CountsWhatTheProtocolDoesNotKnow) {
   std::string unknown;
   for (int i = 0; i < 101; ++i) unknown += "\xa0\x06\x01";  // field 100, a number
-  EXPECT_NE(scan(unknown).find("more than 100 values and fields"), std::string::npos);
+  EXPECT_NE(scan(unknown).find("more than 100 fields, the server's max_fields"), std::string::npos);
   EXPECT_EQ(scan(unknown.substr(0, 300)), "");
+}
+
+TEST(WireScan, LimitsFollowTheRows) {
+  EXPECT_EQ(wire_limits(4096).fields, 4096 * 256);
+  EXPECT_EQ(wire_limits(1).fields, 4096 * 256) << "few rows may have long lists";
+  EXPECT_EQ(wire_limits(65536).fields, 65536 * 256);
 }
 
 TEST(WireScan, RefusesGroups) {
