@@ -29,11 +29,13 @@ def _cell(value: Any) -> str:
         case int():
             return f"{value:,}"
         case float():
+            if abs(value) >= 100:
+                return f"{value:,.1f}"
             return f"{value:.4f}" if value == 0 or abs(value) >= 0.01 else f"{value:.1e}"
         case None:
             return "-"
         case _:
-            return str(value)
+            return str(value).replace("|", "\\|")
 
 
 def _table(header: list[str], rows: list[list[Any]]) -> list[str]:
