@@ -74,11 +74,6 @@ def fit_types(columns: Columns, types: Mapping[str, str]) -> Columns:
     return {name: _integral_as_int(c) if types.get(name) == "int" else c for name, c in columns.items()}
 
 
-def rows_of(columns: Columns) -> int | None:
-    """Rows of the first column; None without columns. (The server checks that the others have as many.)"""
-    return next((len(column) for column in columns.values()), None)
-
-
 def untyped(columns: Columns) -> bool:
     """Whether some column holds nothing but missing values or empty lists, and so does not show its type."""
     return any(pa.types.is_null(_value_type(column.type)) for column in columns.values())

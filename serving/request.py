@@ -78,7 +78,24 @@ class Timings(NamedTuple):
     compute_us: int
 
 
-class Prediction(Mapping[str, NDArray[np.float32]]):
+class _Scores(Mapping[str, NDArray[np.float32]]):
+    """Task -> probabilities, float32 [rows]."""
+
+    def __init__(self, scores: dict[str, NDArray[np.float32]], rows: int) -> None:
+        self._scores = scores
+        self.rows = rows
+
+    def __getitem__(self, task: str) -> NDArray[np.float32]:
+        return self._scores[task]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._scores)
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+
+class Prediction(_Scores):
     """Scores of one request: task -> probabilities, float32 [rows], in the order of the candidates.
 
     Attributes:
@@ -89,11 +106,10 @@ class Prediction(Mapping[str, NDArray[np.float32]]):
     def __init__(
         self, scores: dict[str, NDArray[np.float32]], version: str, request_id: str, timings: Timings, rows: int
     ) -> None:
-        self._scores = scores
+        super().__init__(scores, rows)
         self.version = version
         self.request_id = request_id
         self.timings = timings
-        self.rows = rows
 
     @staticmethod
     def from_response(response: pb.PredictResponse, rows: int) -> Prediction:
@@ -110,35 +126,16 @@ class Prediction(Mapping[str, NDArray[np.float32]]):
         timings = Timings(times.queue_us, times.transform_us, times.compute_us)
         return Prediction(scores, response.version, response.request_id, timings, rows)
 
-    def __getitem__(self, task: str) -> NDArray[np.float32]:
-        return self._scores[task]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._scores)
-
-    def __len__(self) -> int:
-        return len(self._scores)
-
     def __repr__(self) -> str:
         return f"Prediction(tasks={list(self)}, rows={self.rows}, version={self.version!r})"
 
 
-class TablePrediction(Mapping[str, NDArray[np.float32]]):
+class TablePrediction(_Scores):
     """Scores of a table: task -> float32 [rows]. `versions`: rows that each snapshot version computed."""
 
     def __init__(self, scores: dict[str, NDArray[np.float32]], versions: dict[str, int], rows: int) -> None:
-        self._scores = scores
+        super().__init__(scores, rows)
         self.versions = versions
-        self.rows = rows
-
-    def __getitem__(self, task: str) -> NDArray[np.float32]:
-        return self._scores[task]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._scores)
-
-    def __len__(self) -> int:
-        return len(self._scores)
 
     def __repr__(self) -> str:
         return f"TablePrediction(tasks={list(self)}, rows={self.rows}, versions={self.versions})"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smt.kernels.transform import InputInfo, StringValues, columns_from_arrow
-from smt.serving.encode import EncodingError, encode, encode_all, fit_types, rows_of, to_columns
+from smt.serving.encode import EncodingError, encode, encode_all, fit_types, to_columns
 from smt.serving.protos import prediction_pb2 as pb
 
 NAN = float("nan")
@@ -148,7 +148,7 @@ def test_tabular_data_is_reduced_to_the_named_columns() -> None:
     table = pa.table({"a": [1, 2], "unread": [b"1", b"2"], "b": ["x", "y"]})
     for data in (frame, table, table.to_batches()[0]):
         assert list(to_columns(data, ["b", "a", "absent"])) == ["a", "b"]
-    assert rows_of(to_columns(frame, ["b"])) == 2
+    assert len(to_columns(frame, ["b"])["b"]) == 2
 
 
 def test_a_column_twice_is_an_error() -> None:
