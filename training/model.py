@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from smt.kernels import KERNEL_VERSION
 from smt.kernels.embedding import pooled_embedding
-from smt.training.components.cross import interaction
+from smt.training.components.config import CrossLowRankConfig, DotConfig, SharedBottomConfig
+from smt.training.components.cross import CrossFull, CrossLowRank
+from smt.training.components.dot import Dot
 from smt.training.components.dropout import Dropout
 from smt.training.components.mlp import Mlp
 from smt.training.components.mmoe import Mmoe
+from smt.training.components.shared_bottom import SharedBottom
 from smt.training.components.tower import Towers
 from smt.training.layout import Layout
 
@@ -23,28 +26,41 @@ if TYPE_CHECKING:
 class TemplateNet(nn.Module):
     """Everything between the embeddings and the logits.
 
-    dense arch → concat with the pooled embeddings → interaction → deep arch → shared experts → task heads.
+    dense arch → interaction with the pooled embeddings → deep arch → experts → task heads.
     Dropout (recipe.dropout) acts on the input and the output of the deep arch, in training only.
     """
 
     def __init__(self, template: "Template") -> None:
         super().__init__()
-        slots, components = template.slots, template.components
-        self.dense_arch = Mlp(slots.dense, components.dense_arch)
-        width = self.dense_arch.outputs + slots.categorical * slots.dim
-        self.interaction = interaction(width, components.interaction)
-        self.deep = Mlp(width, components.deep)
-        self.experts = Mmoe(self.deep.outputs, components.heads.tasks, components.experts)
+        components = template.components
+        self.dense_arch = Mlp(template.slots.dense, components.dense_arch)
+        self.interaction = _interaction(template)
+        self.deep = Mlp(self.interaction.outputs, components.deep)
+        self.experts = _experts(template, self.deep.outputs)
         self.heads = Towers(self.experts.outputs, components.heads)
         self.dropout = Dropout(template.recipe.dropout)
 
     def forward(self, dense: Tensor, pooled: Tensor) -> Tensor:
         """dense [B, D] float32, pooled [B, S, dim] float32 -> logits [B, T] float32."""
-        x = torch.cat([self.dense_arch(dense), pooled.flatten(1)], dim=1)
-        x = self.dropout(self.interaction(x))
+        x = self.dropout(self.interaction(self.dense_arch(dense), pooled))
         x = self.dropout(self.deep(x))
         logits: Tensor = self.heads(self.experts(x))
         return logits
+
+
+def _interaction(template: "Template") -> CrossLowRank | CrossFull | Dot:
+    slots, config = template.slots, template.components.interaction
+    if isinstance(config, DotConfig):
+        return Dot(slots.categorical, slots.dim)
+    width = template.components.dense_arch.units[-1] + slots.categorical * slots.dim
+    return CrossLowRank(width, config) if isinstance(config, CrossLowRankConfig) else CrossFull(width, config)
+
+
+def _experts(template: "Template", inputs: int) -> Mmoe | SharedBottom:
+    config = template.components.experts
+    if isinstance(config, SharedBottomConfig):
+        return SharedBottom(inputs, template.tasks)
+    return Mmoe(inputs, template.tasks, config)
 
 
 class ServingFunction(nn.Module):
@@ -93,8 +109,13 @@ def slab_layout(template: "Template") -> Layout:
 
 
 def flops_per_row(template: "Template") -> int:
-    """Multiply-adds of one row, counted as two operations each; every matrix of the template is used once per row."""
-    return sum(2 * entry.elements for entry in slab_layout(template).entries if "bias" not in entry.name)
+    """Multiply-adds of one row, counted as two operations each: every matrix is used once per row, and the dot
+    interaction multiplies pairs of embeddings."""
+    vectors = ("bias", "norm_gain")
+    matrices = [e for e in slab_layout(template).entries if not any(name in e.name for name in vectors)]
+    slots = template.slots
+    pairs = (slots.categorical + 1) * slots.categorical // 2 if template.components.interaction.type == "dot" else 0
+    return 2 * (sum(entry.elements for entry in matrices) + pairs * slots.dim)
 
 
 def input_signature(template: "Template") -> list[dict[str, Any]]:

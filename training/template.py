@@ -110,15 +110,25 @@ def load_template(path: Path | str) -> Template:
     """Reads and checks a template.
 
     Raises:
-        ConfigError: every mistake in the file; among them a cost above the capacity budget.
+        ConfigError: every mistake in the file; among them components that do not fit each other, and a cost above
+            the capacity budget.
     """
     document = load_yaml(Path(path))
     template = validate(document, Template)
     template._document = document
-    problems = _over_budget(template, document)
+    problems = _mismatched(template, document) or _over_budget(template, document)
     if problems:
         raise ConfigError(problems)
     return template
+
+
+def _mismatched(template: Template, document: YamlDocument) -> list[Problem]:
+    units, dim = template.components.dense_arch.units, template.slots.dim
+    if template.components.interaction.type != "dot" or units[-1] == dim:
+        return []
+    found = f"{units[-1]} outputs of the last layer, which the interaction dot multiplies with embeddings"
+    where = ("components", "dense_arch", "units", len(units) - 1)
+    return [document.problem(where, found, f"{dim}, the value of slots.dim")]
 
 
 def _over_budget(template: Template, document: YamlDocument) -> list[Problem]:

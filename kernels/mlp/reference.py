@@ -1,4 +1,4 @@
-"""Specification of the `mlp` op: x <- act(x Wᵀ + b), layer after layer."""
+"""Specification of the `mlp` op: x <- act(x Wᵀ + b) or act(LN(x Wᵀ + b)), layer after layer."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,20 +11,37 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": torch.nn.functional.silu,
 }
 
+LAYER_NORM_EPS = 1e-5
 
-def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> Tensor:
-    """Applies every layer and its activation.
+
+def mlp(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    activation: str,
+    norms: Sequence[tuple[Tensor, Tensor]] | None = None,
+) -> Tensor:
+    """Applies every layer, its layer normalisation if there is one, and its activation.
 
     Args:
         x: [B, K] inputs.
         weights: one [N_l, N_{l-1}] matrix per layer, N_{-1} = K.
         biases: one [N_l] vector per layer.
         activation: a key of `ACTIVATIONS`, applied after every layer, the last one included.
+        norms: one ([N_l], [N_l]) pair of gain and bias per layer: between layer and activation every row is brought
+            to mean 0 and variance 1 over the N_l outputs, then scaled by the gain and shifted by the bias
+            (arXiv 1607.06450; the variance is the biased one, LAYER_NORM_EPS is added to it). None: no normalisation.
 
     Returns:
         [B, N_last] in the dtype of `x`.
+
+    Raises:
+        ValueError: `weights`, `biases` and `norms` differ in length.
     """
     act = ACTIVATIONS[activation]
-    for weight, bias in zip(weights, biases, strict=True):
-        x = act(torch.nn.functional.linear(x, weight, bias))
+    for weight, bias, norm in zip(weights, biases, [None] * len(weights) if norms is None else norms, strict=True):
+        x = torch.nn.functional.linear(x, weight, bias)
+        if norm is not None:
+            x = torch.nn.functional.layer_norm(x, bias.shape, *norm, eps=LAYER_NORM_EPS)
+        x = act(x)
     return x

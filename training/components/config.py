@@ -1,5 +1,6 @@
 """Settings of each component as they stand in a template's YAML."""
 
+import operator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,11 +17,13 @@ class ComponentConfig(BaseModel):
 
 
 class MlpConfig(ComponentConfig):
-    """Linear layers of `units` outputs, each followed by the activation."""
+    """Linear layers of `units` outputs, each followed by layer normalisation, if asked for, and the activation."""
 
     type: Literal["mlp"]
     units: Units
     activation: Activation = "relu"
+    # Left out of dumps when off, so that templates without it keep the ABI hash that they had before it existed.
+    layer_norm: Annotated[bool, Field(exclude_if=operator.not_)] = False
 
 
 class CrossLowRankConfig(ComponentConfig):
@@ -36,6 +39,18 @@ class CrossFullConfig(ComponentConfig):
 
     type: Literal["cross_full"]
     layers: Annotated[int, Field(ge=1, le=16)]
+
+
+class DotConfig(ComponentConfig):
+    """DLRM: the dot product of every pair of feature vectors, the dense arch's output being one of them."""
+
+    type: Literal["dot"]
+
+
+class SharedBottomConfig(ComponentConfig):
+    """Every head reads the deep arch's output as it is."""
+
+    type: Literal["shared_bottom"]
 
 
 class MmoeConfig(ComponentConfig):
@@ -56,11 +71,15 @@ class TowerConfig(ComponentConfig):
     activation: Activation = "relu"
 
 
+InteractionConfig = CrossLowRankConfig | CrossFullConfig | DotConfig
+ExpertsConfig = MmoeConfig | SharedBottomConfig
+
+
 class Components(ComponentConfig):
     """Which component fills each slot of the template."""
 
     dense_arch: MlpConfig
-    interaction: Annotated[CrossLowRankConfig | CrossFullConfig, Field(discriminator="type")]
+    interaction: Annotated[InteractionConfig, Field(discriminator="type")]
     deep: MlpConfig
-    experts: MmoeConfig
+    experts: Annotated[ExpertsConfig, Field(discriminator="type")]
     heads: TowerConfig

@@ -11,7 +11,8 @@ from smt.training.components.config import MlpConfig
 
 
 class Mlp(nn.Module):
-    """[B, inputs] -> [B, units[-1]], the activation after every layer."""
+    """[B, inputs] -> [B, units[-1]]; layer normalisation (arXiv 1607.06450), if asked for, and the activation after
+    every layer."""
 
     def __init__(self, inputs: int, config: MlpConfig) -> None:
         super().__init__()
@@ -19,9 +20,13 @@ class Mlp(nn.Module):
         self.activation = config.activation
         self.weight = nn.ParameterList(nn.Parameter(torch.empty(n, k)) for k, n in itertools.pairwise(widths))
         self.bias = nn.ParameterList(nn.Parameter(torch.zeros(n)) for n in config.units)
+        normalised = config.units if config.layer_norm else []
+        self.norm_gain = nn.ParameterList(nn.Parameter(torch.ones(n)) for n in normalised)
+        self.norm_bias = nn.ParameterList(nn.Parameter(torch.zeros(n)) for n in normalised)
         self.outputs = config.units[-1]
         for weight in self.weight:
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return mlp(x, list(self.weight), list(self.bias), self.activation)
+        norms = list(zip(self.norm_gain, self.norm_bias, strict=True)) or None
+        return mlp(x, list(self.weight), list(self.bias), self.activation, norms)
