@@ -1,0 +1,222 @@
+// The body of one translation unit per instruction set: defines SMT_KERNELS(), a function that returns its `Kernels`.
+// Everything before that is in unnamed namespaces, so that no two units share code.
+#pragma once
+
+#include "../cross/tile.h"
+#include "../embedding/tile.h"
+#include "../experts/tile.h"
+#include "../heads/tile.h"
+#include "../interaction/tile.h"
+#include "../mlp/tile.h"
+#include "kernels.h"
+#include "tile.h"
+
+namespace smt::cpu {
+namespace {
+
+int64_t align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+template <class P>
+struct Scratch {
+  int64_t sums, quantised, buffers, total;
+
+  Scratch(const Program& program, int64_t rows)
+      : sums(0),
+        quantised(rows * kPanel * 4),
+        buffers(quantised + (program.precision == Precision::kInt8
+                                 ? align(rows * 4) + rows * ((program.max_k + 63) / 64 * 64)
+                                 : 0)),
+        total(buffers + rows * (sizeof(typename P::Act) == 4 ? program.float_bytes : program.half_bytes)) {}
+};
+
+// Zeros behind the meant columns of every buffer: products read whole blocks of k. No step writes anything else there.
+template <class P>
+void clear_padding(const Tile<P>& t) {
+  for (int64_t i = 0; i < t.program.buffer_count; ++i) {
+    const Buffer& b = t.program.buffers[i];
+    if (b.width == b.group_stride) continue;
+    size_t bytes =
+        static_cast<size_t>(b.group_stride - b.width) * (b.is_float ? sizeof(float) : sizeof(typename P::Act));
+    size_t element = b.is_float ? sizeof(float) : sizeof(typename P::Act);
+    for (int64_t r = 0; r < t.capacity; ++r) {
+      for (int64_t g = 0; g < b.groups; ++g) {
+        std::memset(t.memory(i) + static_cast<size_t>(r * b.stride + g * b.group_stride + b.width) * element, 0, bytes);
+      }
+    }
+  }
+}
+
+template <class P>
+void read_inputs(const Tile<P>& t) {
+  const Buffer& b = t.program.buffers[t.program.input_buffer];
+  int64_t width = t.program.inputs / b.groups;
+  for (int64_t r = 0; r < t.rows; ++r) {
+    for (int64_t g = 0; g < b.groups; ++g) {
+      const float* x = t.in.dense + (t.first + r) * t.program.inputs + g * width;
+      auto* out = t.act(t.program.input_buffer) + r * b.stride + g * b.group_stride;
+      int64_t i = 0;
+      for (; i + kLanes <= width; i += kLanes) store(out + i, load(x + i));
+      for (; i < width; ++i) store_one(out + i, x[i]);
+    }
+  }
+}
+
+template <class P>
+void write_outputs(const Tile<P>& t) {
+  const Buffer& b = t.program.buffers[t.program.output_buffer];
+  for (int64_t r = 0; r < t.rows; ++r) {
+    for (int64_t g = 0; g < b.groups; ++g) {
+      float* out = t.in.out + (t.first + r) * t.program.outputs + g * b.width;
+      const auto* x = t.act(t.program.output_buffer) + r * b.stride + g * b.group_stride;
+      int64_t i = 0;
+      for (; i + kLanes <= b.width; i += kLanes) store(out + i, load(x + i));
+      for (; i < b.width; ++i) out[i] = load_one(x + i);
+    }
+  }
+}
+
+template <class P>
+Status run_tile(const Tile<P>& t) {
+  read_inputs(t);
+  for (int64_t i = 0; i < t.program.step_count; ++i) {
+    const Step& step = t.program.steps[i];
+    switch (step.kind) {
+      case StepKind::kMlp:
+        run_mlp(t, step);
+        break;
+      case StepKind::kGather:
+        if (!run_gather(t, step)) return Status::kIdOutside;
+        break;
+      case StepKind::kCrossLowRank:
+        run_cross_low_rank(t, step);
+        break;
+      case StepKind::kCrossFull:
+        run_cross_full(t, step);
+        break;
+      case StepKind::kDot:
+        run_dot(t, step);
+        break;
+      case StepKind::kExperts:
+        run_experts(t, step);
+        break;
+      case StepKind::kHeads:
+        run_heads(t, step);
+        break;
+    }
+  }
+  if (t.program.output_buffer >= 0) write_outputs(t);
+  return Status::kOk;
+}
+
+// End of the run of row blocks of one slot that begins at `first`.
+int64_t end_of_slot(const Inputs& in, int64_t first, int64_t last) {
+  int32_t slot = in.block_slot[first / kRowBlock];
+  int64_t end = first;
+  while (end < last && in.block_slot[end / kRowBlock] == slot) end = (end / kRowBlock + 1) * kRowBlock;
+  return end < last ? end : last;
+}
+
+template <class P>
+Status run_rows(const Program& program, const Inputs& in, int64_t first, int64_t last, int64_t capacity,
+                std::byte* memory) {
+  Scratch<P> scratch(program, capacity);
+  Tile<P> t{.program = program,
+            .in = in,
+            .slot = nullptr,
+            .pool_base = 0,
+            .first = first,
+            .rows = 0,
+            .capacity = capacity,
+            .sums = reinterpret_cast<float*>(memory + scratch.sums),
+            .quantised = memory + scratch.quantised,
+            .buffers = memory + scratch.buffers};
+  clear_padding(t);
+  bool prefetched = false;
+  while (first < last) {
+    int64_t end = end_of_slot(in, first, last);
+    int32_t slot = in.block_slot[first / kRowBlock];
+    t.slot = in.arena + slot * in.slot_bytes;
+    t.pool_base = in.pool_base == nullptr ? 0 : in.pool_base[slot];
+    int64_t tiles = (end - first + capacity - 1) / capacity;
+    int64_t begin = first;
+    for (int64_t i = 0; i < tiles; ++i) {
+      auto edge = [&](int64_t tile) { return begin + (end - begin) * tile / tiles; };  // tiles of nearly equal height
+      t.first = edge(i);
+      t.rows = edge(i + 1) - t.first;
+      if (program.gather != nullptr) {
+        if (!prefetched) prefetch(t, *program.gather, t.first, t.rows);
+        prefetched = i + 1 < tiles;
+        if (prefetched) prefetch(t, *program.gather, edge(i + 1), edge(i + 2) - edge(i + 1));
+      }
+      if (Status status = run_tile(t); status != Status::kOk) return status;
+    }
+    first = end;
+  }
+  return Status::kOk;
+}
+
+Status run(const Program& program, const Inputs& in, int64_t first, int64_t last, int64_t rows, std::byte* scratch) {
+#if defined(SMT_AMX)
+  tiles_configure();
+#endif
+  Status status = Status::kOk;
+  switch (program.precision) {
+    case Precision::kFp32:
+      status = run_rows<Fp32>(program, in, first, last, rows, scratch);
+      break;
+    case Precision::kBf16:
+      status = run_rows<Bf16>(program, in, first, last, rows, scratch);
+      break;
+    case Precision::kInt8:
+      status = run_rows<Int8>(program, in, first, last, rows, scratch);
+      break;
+  }
+#if defined(SMT_AMX)
+  tiles_release();
+#endif
+  return status;
+}
+
+int64_t scratch_bytes(const Program& program, int64_t rows) {
+  return program.precision == Precision::kFp32 ? Scratch<Fp32>(program, rows).total
+                                               : Scratch<Bf16>(program, rows).total;
+}
+
+int64_t activation_bytes(Precision precision) {
+  return precision == Precision::kFp32 ? sizeof(Fp32::Act) : sizeof(Bf16::Act);
+}
+
+// 48 rows × 32 columns × 256: 24 KiB of activations and 16 KiB of weights in bf16, so that L1 holds them.
+template <class P>
+double multiply_tiles(int64_t repetitions, std::byte* memory) {
+  constexpr int64_t kRows = 48, kDepth = 256;
+  auto* sums = reinterpret_cast<float*>(memory);
+  std::byte* weights = memory + kRows * kPanel * 4;
+  std::byte* quantised = weights + kDepth * kPanel * 4;
+  auto* a = reinterpret_cast<typename P::Act*>(quantised + kRows * (kDepth + 4) + 64);
+  auto x = P::operand(a, kDepth, kRows, kDepth, quantised);
+  for (int64_t i = 0; i < repetitions; ++i) P::panel(x, kRows, weights, kDepth, 2, sums);
+  return 2.0 * kRows * kPanel * kDepth * static_cast<double>(repetitions);
+}
+
+double peak(Precision precision, int64_t repetitions, std::byte* scratch) {
+#if defined(SMT_AMX)
+  tiles_configure();
+#endif
+  double operations = precision == Precision::kFp32   ? multiply_tiles<Fp32>(repetitions, scratch)
+                      : precision == Precision::kBf16 ? multiply_tiles<Bf16>(repetitions, scratch)
+                                                      : multiply_tiles<Int8>(repetitions, scratch);
+#if defined(SMT_AMX)
+  tiles_release();
+#endif
+  return operations;
+}
+
+}  // namespace
+
+const Kernels& SMT_KERNELS() {
+  static constexpr Kernels kKernels{SMT_KERNELS_NAME, scratch_bytes, run, peak, activation_bytes};
+  return kKernels;
+}
+
+}  // namespace smt::cpu

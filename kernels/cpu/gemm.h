@@ -1,0 +1,309 @@
+// Multiplication of a tile of activations with one panel (32 or 16 columns) of packed weights, per precision. Compiled
+// once per instruction set; which path a unit gets is decided by what it is compiled for.
+//
+// A policy gives: Act, the type of activations in memory; Operand, what multiplies (made once per matrix by operand());
+// panel(): c[rows, 32] = operand · panel; value(): an accumulator vector as floats, without bias.
+#pragma once
+
+#include "amx.h"
+#include "vec.h"
+
+namespace smt::cpu {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kBlockRows = 12;  // 12 rows × 2 vectors of accumulators, 2 of weights: 26 of 32 registers
+#elif defined(__AVX__)
+constexpr int kBlockRows = 2;  // 2 × 2 vectors in 8 of 16 registers of 8 floats
+#else
+constexpr int kBlockRows = 1;
+#endif
+
+// Row blocks of nearly equal height: 16 rows are 8 + 8 and not 12 + 4, whose second block would wait for latencies.
+template <class Block>
+SMT_INLINE void for_row_blocks(int64_t rows, Block&& block) {
+  int64_t count = (rows + kBlockRows - 1) / kBlockRows;
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t first = rows * i / count;
+    block(first, rows * (i + 1) / count - first);
+  }
+}
+
+// Calls function<M, N>(arguments...) for m rows and n vectors of columns.
+template <template <int, int> class Function, int M = kBlockRows, class... Arguments>
+SMT_INLINE void with_shape(int64_t m, int64_t n, Arguments... arguments) {
+  if constexpr (M > 0) {
+    if (m != M) return with_shape<Function, M - 1>(m, n, arguments...);
+    if (n == 2) return Function<M, 2>::run(arguments...);
+    return Function<M, 1>::run(arguments...);
+  }
+}
+
+// Accumulators of few rows wait for each other's latency: more sets, each for every U-th step of k.
+template <int M, int N>
+constexpr int kSets = kBlockRows < 12 ? 1
+                      : M* N <= 2     ? 4
+                      : M* N <= 6     ? 2
+                                      : 1;
+
+template <int M, int N>
+struct Fp32Block {
+  static __attribute__((noinline)) void run(const float* a, int64_t lda, const float* b, int64_t k, float* c) {
+    constexpr int S = kSets<M, N>;
+    v16f sums[S][M][N] = {};
+    int64_t i = 0;
+    for (; i + S <= k; i += S) {
+      for (int s = 0; s < S; ++s) {
+        v16f w[N];
+        for (int n = 0; n < N; ++n) w[n] = load(b + (s * N + n) * 16);
+        for (int m = 0; m < M; ++m) {
+          v16f x = splat(a[m * lda + i + s]);
+          for (int n = 0; n < N; ++n) sums[s][m][n] += x * w[n];
+        }
+      }
+      b += S * N * 16;
+    }
+    for (; i < k; ++i, b += N * 16) {
+      for (int m = 0; m < M; ++m) {
+        for (int n = 0; n < N; ++n) sums[0][m][n] += a[m * lda + i] * load(b + n * 16);
+      }
+    }
+    for (int m = 0; m < M; ++m) {
+      for (int n = 0; n < N; ++n) {
+        v16f total = sums[0][m][n];
+        for (int s = 1; s < S; ++s) total += sums[s][m][n];
+        store(c + m * kPanel + n * 16, total);
+      }
+    }
+  }
+};
+
+struct Fp32 {
+  using Act = float;
+  struct Operand {
+    const float* a;
+    int64_t lda;
+  };
+  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
+  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors,
+                        float* c) {
+    for_row_blocks(rows, [&](int64_t first, int64_t count) {
+      with_shape<Fp32Block>(count, vectors, x.a + first * x.lda, x.lda, reinterpret_cast<const float*>(weights), k,
+                            c + first * kPanel);
+    });
+  }
+  SMT_INLINE v16f value(const Operand&, int64_t, const float* c, v16f, v16i) { return load(c); }
+};
+
+#if defined(SMT_AMX)
+
+struct Bf16 {
+  using Act = bf16;
+  struct Operand {
+    const bf16* a;
+    int64_t lda;
+  };
+  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
+  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors,
+                        float* c) {
+    amx_panel<AmxBf16>(reinterpret_cast<const std::byte*>(x.a), x.lda * 2, rows, weights, (k + 31) / 32, vectors, c);
+  }
+  SMT_INLINE v16f value(const Operand&, int64_t, const float* c, v16f, v16i) { return load(c); }
+};
+
+#elif defined(__AVX512BF16__)
+
+// One pair of k: M broadcast pairs of activations times N vectors of pairs of weights.
+template <int M, int N>
+SMT_INLINE void bf16_pair(__m512 (&sums)[M][N], const bf16* a, int64_t lda, const std::byte* b) {
+  __m512bh w[N];
+  for (int n = 0; n < N; ++n) w[n] = (__m512bh)_mm512_loadu_si512(b + n * 1024);
+#pragma GCC unroll 12
+  for (int m = 0; m < M; ++m) {
+    int32_t pair;
+    std::memcpy(&pair, a + m * lda, sizeof pair);
+    __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+    for (int n = 0; n < N; ++n) sums[m][n] = _mm512_dpbf16_ps(sums[m][n], w[n], x);
+  }
+}
+
+template <int M, int N>
+struct Bf16Block {
+  static __attribute__((noinline)) void run(const bf16* a, int64_t lda, const std::byte* b, int64_t pairs, float* c) {
+    constexpr int S = kSets<M, N>;
+    __m512 sums[S][M][N];
+    for (auto& set : sums) {
+      for (auto& row : set) {
+        for (auto& sum : row) sum = _mm512_setzero_ps();
+      }
+    }
+    for (; pairs >= 16; pairs -= 16, a += 32, b += N * 1024) {
+      for (int p = 0; p < 16; p += S) {
+        for (int s = 0; s < S; ++s) bf16_pair<M, N>(sums[s], a + 2 * (p + s), lda, b + (p + s) * 64);
+      }
+    }
+    for (int64_t p = 0; p < pairs; ++p) bf16_pair<M, N>(sums[0], a + 2 * p, lda, b + p * 64);
+    for (int m = 0; m < M; ++m) {
+      for (int n = 0; n < N; ++n) {
+        __m512 total = sums[0][m][n];
+        for (int s = 1; s < S; ++s) total = _mm512_add_ps(total, sums[s][m][n]);
+        _mm512_storeu_ps(c + m * kPanel + n * 16, total);
+      }
+    }
+  }
+};
+
+struct Bf16 {
+  using Act = bf16;
+  struct Operand {
+    const bf16* a;
+    int64_t lda;
+  };
+  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
+  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors,
+                        float* c) {
+    for_row_blocks(rows, [&](int64_t first, int64_t count) {
+      with_shape<Bf16Block>(count, vectors, x.a + first * x.lda, x.lda, weights, (k + 1) / 2, c + first * kPanel);
+    });
+  }
+  SMT_INLINE v16f value(const Operand&, int64_t, const float* c, v16f, v16i) { return load(c); }
+};
+
+#else
+
+// Without bf16 arithmetic: activations stay float, weights are widened as they are read.
+template <int M, int N>
+struct WidenedBlock {
+  static __attribute__((noinline)) void run(const float* a, int64_t lda, const std::byte* b, int64_t k, float* c) {
+    v16f sums[M][N] = {};
+    for (int64_t i = 0; i < k; i += 2) {
+      const std::byte* pair = b + i / 32 * (N * 1024) + i % 32 * 32;
+      for (int n = 0; n < N; ++n) {
+        v16u w = load(reinterpret_cast<const uint32_t*>(pair + n * 1024));
+        v16f even = (v16f)(w << 16);
+        v16f odd = (v16f)(w & 0xffff0000U);
+        for (int m = 0; m < M; ++m) {
+          sums[m][n] += a[m * lda + i] * even;
+          sums[m][n] += a[m * lda + i + 1] * odd;  // behind the last column there is a zero
+        }
+      }
+    }
+    for (int m = 0; m < M; ++m) {
+      for (int n = 0; n < N; ++n) store(c + m * kPanel + n * 16, sums[m][n]);
+    }
+  }
+};
+
+struct Bf16 {
+  using Act = float;
+  struct Operand {
+    const float* a;
+    int64_t lda;
+  };
+  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
+  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors,
+                        float* c) {
+    for_row_blocks(rows, [&](int64_t first, int64_t count) {
+      with_shape<WidenedBlock>(count, vectors, x.a + first * x.lda, x.lda, weights, k, c + first * kPanel);
+    });
+  }
+  SMT_INLINE v16f value(const Operand&, int64_t, const float* c, v16f, v16i) { return load(c); }
+};
+
+#endif
+
+// Unsigned activations (zero at 128) times signed weights, four products to a 32-bit sum.
+template <int M, int N>
+struct Int8Block {
+  SMT_INLINE v16i quadruples(v16i sum, const uint8_t* a, v16i w) {
+#if defined(__AVX512VNNI__)
+    int32_t four;
+    std::memcpy(&four, a, sizeof four);
+    return (v16i)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(four), (__m512i)w);
+#else
+    for (int i = 0; i < 4; ++i) sum += int32_t{a[i]} * (v16i)((w << (24 - 8 * i)) >> 24);
+    return sum;
+#endif
+  }
+  static __attribute__((noinline)) void run(const uint8_t* a, int64_t lda, const std::byte* b, int64_t quads,
+                                            float* c) {
+    constexpr int S = kSets<M, N>;
+    v16i sums[S][M][N] = {};
+    auto step = [&](int s, const uint8_t* x, const std::byte* weights) {
+      v16i w[N];
+      for (int n = 0; n < N; ++n) w[n] = load(reinterpret_cast<const int32_t*>(weights + n * 1024));
+#pragma GCC unroll 12
+      for (int m = 0; m < M; ++m) {
+        for (int n = 0; n < N; ++n) sums[s][m][n] = quadruples(sums[s][m][n], x + m * lda, w[n]);
+      }
+    };
+    for (; quads >= 16; quads -= 16, a += 64, b += N * 1024) {
+      for (int q = 0; q < 16; q += S) {
+        for (int s = 0; s < S; ++s) step(s, a + 4 * (q + s), b + (q + s) * 64);
+      }
+    }
+    for (int64_t q = 0; q < quads; ++q) step(0, a + 4 * q, b + q * 64);
+    for (int m = 0; m < M; ++m) {
+      for (int n = 0; n < N; ++n) {
+        v16i total = sums[0][m][n];
+        for (int s = 1; s < S; ++s) total += sums[s][m][n];
+        std::memcpy(c + m * kPanel + n * 16, &total, sizeof total);
+      }
+    }
+  }
+};
+
+struct Int8 {
+  using Act = Bf16::Act;
+  struct Operand {
+    const uint8_t* a;
+    int64_t lda;
+    const float* scales;  // [rows]: what a step of the quantised activation is worth
+  };
+
+  // Quantises each row by its own largest magnitude. `memory`: rows floats (rounded up to 64 bytes), then the bytes.
+  static __attribute__((noinline)) Operand operand(const Act* a, int64_t lda, int64_t rows, int64_t k,
+                                                   std::byte* memory) {
+    float* scales = reinterpret_cast<float*>(memory);
+    auto* bytes = reinterpret_cast<uint8_t*>(memory + (rows * 4 + 63) / 64 * 64);
+    int64_t stride = (k + 63) / 64 * 64;
+    int64_t k16 = (k + 15) / 16 * 16;  // columns from k on are zero
+    for (int64_t r = 0; r < rows; ++r) {
+      v16f peak{};
+      for (int64_t i = 0; i < k16; i += 16) {
+        v16f x = load(a + r * lda + i);
+        peak = vmax(peak, vmax(x, -x));
+      }
+      float largest = largest_magnitude(peak);
+      scales[r] = largest / 127.0F;
+      float inverse = largest > 0 ? 127.0F / largest : 0.0F;
+      for (int64_t i = 0; i < k16; i += 16) {
+        v16f scaled =
+            load(a + r * lda + i) * inverse + 12583040.0F;  // 1.5 * 2^23 + 128: rounds; the low byte is the value
+        v16u bits = (v16u)scaled & 0xffU;
+        using v16b = uint8_t __attribute__((vector_size(16)));
+        v16b low = __builtin_convertvector(bits, v16b);
+        std::memcpy(bytes + r * stride + i, &low, sizeof low);
+      }
+    }
+    return {bytes, stride, scales};
+  }
+  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors,
+                        float* c) {
+#if defined(SMT_AMX)
+    amx_panel<AmxInt8>(reinterpret_cast<const std::byte*>(x.a), x.lda, rows, weights, (k + 63) / 64, vectors, c);
+#else
+    for_row_blocks(rows, [&](int64_t first, int64_t count) {
+      with_shape<Int8Block>(count, vectors, x.a + first * x.lda, x.lda, weights, (k + 3) / 4, c + first * kPanel);
+    });
+#endif
+  }
+  SMT_INLINE v16f value(const Operand& x, int64_t row, const float* c, v16f scale, v16i shift) {
+    v16i sums;
+    std::memcpy(&sums, c, sizeof sums);
+    return __builtin_convertvector(sums - shift, v16f) * (scale * x.scales[row]);
+  }
+};
+
+}  // namespace
+}  // namespace smt::cpu

@@ -1,0 +1,155 @@
+// `embedding` on a tile: pooled bags of table rows (reference.py is the specification), gathered straight into the
+// columns of the interaction's input.
+#pragma once
+
+#include "../cpu/tile.h"
+
+namespace smt::cpu {
+namespace {
+
+// Bytes of one row of the pool: int8 rows carry their scale and bias (two floats) behind the values.
+SMT_INLINE int64_t pool_row_bytes(TableType table, int64_t dim) {
+  switch (table) {
+    case TableType::kFp32:
+      return dim * 4;
+    case TableType::kFp16:
+      return dim * 2;
+    case TableType::kInt8:
+      return dim + 8;
+  }
+  return 0;
+}
+
+// Sixteen values (or the `count` that are left) of a table row.
+template <TableType T>
+struct TableRow {
+  const std::byte* bytes;
+  float scale = 1, bias = 0;
+
+  SMT_INLINE TableRow open(const std::byte* bytes, int64_t dim) {
+    TableRow row{bytes};
+    if constexpr (T == TableType::kInt8) {
+      std::memcpy(&row.scale, bytes + dim, sizeof(float));
+      std::memcpy(&row.bias, bytes + dim + 4, sizeof(float));
+    }
+    return row;
+  }
+  SMT_INLINE float one(const TableRow& row, int64_t i) {
+    if constexpr (T == TableType::kFp32) {
+      float value;
+      std::memcpy(&value, row.bytes + 4 * i, sizeof value);
+      return value;
+    } else if constexpr (T == TableType::kFp16) {
+      uint16_t half;
+      std::memcpy(&half, row.bytes + 2 * i, sizeof half);
+      return half_to_float(half);
+    } else {
+      return static_cast<float>(static_cast<int8_t>(row.bytes[i])) * row.scale + row.bias;
+    }
+  }
+  SMT_INLINE v16f sixteen(const TableRow& row, int64_t i) {
+    if constexpr (T == TableType::kFp32) {
+      return load(reinterpret_cast<const float*>(row.bytes) + i);
+#if defined(__AVX512F__)
+    } else if constexpr (T == TableType::kFp16) {
+      __m256i half;
+      std::memcpy(&half, row.bytes + 2 * i, sizeof half);
+      return (v16f)_mm512_cvtph_ps(half);
+#endif
+    } else if constexpr (T == TableType::kInt8) {
+      v16s8 bytes;
+      std::memcpy(&bytes, row.bytes + i, sizeof bytes);
+      return __builtin_convertvector(bytes, v16f) * row.scale + row.bias;
+    } else {
+      v16f values;
+      for (int j = 0; j < kLanes; ++j) values[j] = one(row, i + j);
+      return values;
+    }
+  }
+  // The part [i, i + count) of a row, zeros behind.
+  SMT_INLINE v16f part(const TableRow& row, int64_t i, int64_t count) {
+    if (count >= kLanes) return sixteen(row, i);
+    float values[kLanes] = {};
+    for (int64_t j = 0; j < count; ++j) values[j] = one(row, i + j);
+    return load(values);
+  }
+};
+
+template <class Act>
+SMT_INLINE void store_part(Act* out, v16f values, int64_t count) {
+  if (count >= kLanes) return store(out, values);
+  float parts[kLanes];
+  store(parts, values);
+  for (int64_t j = 0; j < count; ++j) store_one(out + j, parts[j]);
+}
+
+// The table row of an id, or null when it lies outside the pool (nothing is read outside, whatever the ids are).
+template <class P>
+SMT_INLINE const std::byte* pool_row(const Tile<P>& t, int64_t id, int64_t row_bytes) {
+  int64_t row = t.pool_base + id;
+  if (id < 0 || row < 0 || row >= t.in.pool_rows) return nullptr;
+  return t.in.pool + row * row_bytes;
+}
+
+// Returns false when an id lies outside the pool.
+template <TableType T, class P>
+bool gather(const Tile<P>& t, const Step& step) {
+  using Act = typename P::Act;
+  using Row = TableRow<T>;
+  int64_t dim = step.dim, row_bytes = pool_row_bytes(T, dim);
+  int64_t stride = t.stride(step.out);
+  Act* columns = t.act(step.out) + step.first;
+  const int64_t* index = t.in.bag_index + t.first * step.slots;
+  for (int64_t r = 0; r < t.rows; ++r, index += step.slots) {
+    Act* out = columns + r * stride;
+    for (int64_t s = 0; s < step.slots; ++s, out += dim) {
+      int64_t bag = index[s];
+      if (r > 0 && bag == index[s - step.slots]) {  // a context feature: pooled once, then copied from the row above
+        std::memcpy(out, out - stride, static_cast<size_t>(dim) * sizeof(Act));
+        continue;
+      }
+      int64_t begin = t.in.offsets[bag], end = t.in.offsets[bag + 1];
+      float factor = step.pooling == Pooling::kMean && end - begin > 1 ? 1.0F / static_cast<float>(end - begin) : 1.0F;
+      for (int64_t i = 0; i < dim; i += kLanes) {
+        int64_t count = dim - i;
+        v16f pooled{};
+        for (int64_t j = begin; j < end; ++j) {
+          const std::byte* row = pool_row(t, t.in.ids[j], row_bytes);
+          if (row == nullptr) return false;
+          pooled += Row::part(Row::open(row, dim), i, count);
+        }
+        store_part(out + i, pooled * factor, count);
+      }
+    }
+  }
+  return true;
+}
+
+// Asks for the table rows of the next tile while this one computes: each is a cache miss in a table of any size.
+template <class P>
+void prefetch(const Tile<P>& t, const Step& step, int64_t first, int64_t rows) {
+  int64_t row_bytes = pool_row_bytes(step.table, step.dim);
+  for (int64_t i = first * step.slots; i < (first + rows) * step.slots; ++i) {
+    int64_t begin = t.in.offsets[t.in.bag_index[i]];
+    if (begin == t.in.offsets[t.in.bag_index[i] + 1]) continue;
+    const std::byte* row = pool_row(t, t.in.ids[begin], row_bytes);
+    if (row == nullptr) continue;
+    for (int64_t b = 0; b < row_bytes; b += 64) __builtin_prefetch(row + b);
+  }
+}
+
+template <class P>
+bool run_gather(const Tile<P>& t, const Step& step) {
+  switch (step.table) {
+    case TableType::kFp32:
+      return gather<TableType::kFp32>(t, step);
+    case TableType::kFp16:
+      return gather<TableType::kFp16>(t, step);
+    case TableType::kInt8:
+      return gather<TableType::kInt8>(t, step);
+  }
+  return false;
+}
+
+}  // namespace
+}  // namespace smt::cpu

@@ -1,0 +1,56 @@
+// `mlp` on a tile: x <- act(LN(x Wᵀ + b)), layer after layer (reference.py beside this is the specification).
+#pragma once
+
+#include "../cpu/tile.h"
+
+namespace smt::cpu {
+namespace {
+
+// Mean and variance of each row over the n meant columns, then gain, bias and activation (arXiv 1607.06450, eps 1e-5).
+template <Activation A, class P>
+void normalise(const Tile<P>& t, const Layer& layer, typename P::Act* out, int64_t out_stride) {
+  const float* raw = t.floats(layer.raw);
+  int64_t stride = t.stride(layer.raw);
+  const float* gain = t.weights(layer.gain.offset);
+  const float* bias = t.weights(layer.norm_bias.offset);
+  int64_t n = layer.matrix.n;
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const float* x = raw + r * stride;
+    float total = 0;
+    for (int64_t i = 0; i < n; ++i) total += x[i];
+    float mean = total / static_cast<float>(n);
+    float squares = 0;
+    for (int64_t i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
+    float inverse = 1.0F / __builtin_sqrtf(squares / static_cast<float>(n) + 1e-5F);
+    for (int64_t i = 0; i < layer.matrix.n16; i += kLanes) {
+      v16f y = (load(x + i) - mean) * inverse * load(gain + i) + load(bias + i);  // gain and bias are zero from n on
+      store(out + r * out_stride + i, activate<A>(y));
+    }
+  }
+}
+
+template <class P>
+void run_mlp(const Tile<P>& t, const Step& step) {
+  with_activation(step.activation, [&]<Activation A>() {
+    int64_t in = step.in;
+    for (int64_t l = 0; l < step.layer_count; ++l) {
+      const Layer& layer = step.layers[l];
+      auto* out = t.act(layer.out);
+      int64_t stride = t.stride(layer.out);
+      if (layer.gain.n > 0) {
+        float* raw = t.floats(layer.raw);
+        int64_t raw_stride = t.stride(layer.raw);
+        linear<P>(t, t.act(in), t.stride(in), layer.matrix, 0,
+                  [&](int64_t r, int64_t n, v16f x) { store(raw + r * raw_stride + n, x); });
+        normalise<A>(t, layer, out, stride);
+      } else {
+        linear<P>(t, t.act(in), t.stride(in), layer.matrix, 0,
+                  [&](int64_t r, int64_t n, v16f x) { store(out + r * stride + n, activate<A>(x)); });
+      }
+      in = layer.out;
+    }
+  });
+}
+
+}  // namespace
+}  // namespace smt::cpu
