@@ -163,7 +163,8 @@ def example_slab(template: Template, seed: int = 0) -> Tensor:
     """[elements] float32: initial weights, scaled up until scores differ from row to row.
 
     A fresh network answers 0.5 to everything, give or take a thousandth: forms that compute different things would
-    agree on that.
+    agree on that. Each head's bias keeps its median score at 0.5: behind layer normalisation, the scaled logits of all
+    rows may lie on one side, and would all end at 0 or 1.
     """
     function = serving_function(template).eval()
     with torch.random.fork_rng(devices=[]):
@@ -179,8 +180,10 @@ def example_slab(template: Template, seed: int = 0) -> Tensor:
         )
     with torch.no_grad():
         for _ in range(_SPREAD_STEPS):
-            if function(slab, *features).std(dim=0).min() > _SPREAD:
+            scores = function(slab, *features)
+            if scores.std(dim=0).min() > _SPREAD:
                 return slab
+            function.layout.views(slab)["heads.out_bias"] -= scores.logit().median(dim=0).values
             slab = slab * 1.1
     raise CompileError(f"template {template.name!r}: some head answers the same whatever the features are")
 

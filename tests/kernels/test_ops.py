@@ -48,6 +48,33 @@ def test_mlp(rows: int, activation: str, units: list[int]) -> None:
 
 
 @pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("units", [[1], [7, 3], [16, 5, 9]])
+def test_mlp_with_layer_norm(rows: int, activation: str, units: list[int]) -> None:
+    x = randn(rows, 6)
+    widths = [6, *units]
+    weights = [randn(n, k) for k, n in zip(widths, units, strict=False)]
+    biases = [randn(n) for n in units]
+    norms = [(randn(n, seed=20), randn(n, seed=30)) for n in units]
+    expected = np.zeros((rows, units[-1]))
+    for i in range(rows):
+        h = x[i].numpy()
+        for w, b, (gain, shift) in zip(weights, biases, norms, strict=True):
+            h = w.numpy() @ h + b.numpy()
+            h = (h - h.mean()) / np.sqrt(((h - h.mean()) ** 2).mean() + 1e-5) * gain.numpy() + shift.numpy()
+            h = act(activation, h)
+        expected[i] = h
+    close(mlp(x, weights, biases, activation, norms), expected)
+
+
+@pytest.mark.parametrize("norms", [0, 1, 3])
+def test_mlp_needs_a_norm_for_every_layer_or_none(norms: int) -> None:
+    weights, biases = [randn(4, 4), randn(4, 4)], [randn(4), randn(4)]
+    with pytest.raises(ValueError, match="zip"):
+        mlp(randn(2, 4), weights, biases, "relu", [(randn(4), randn(4))] * norms)
+
+
+@pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize(("width", "rank", "layers"), [(1, 1, 1), (5, 2, 3), (17, 4, 2)])
 def test_cross(rows: int, width: int, rank: int, layers: int) -> None:
     x0 = randn(rows, width)
@@ -148,6 +175,11 @@ def test_gradients() -> None:
     mlp_weights = [randn(5, 4).requires_grad_(), randn(2, 5).requires_grad_()]
     mlp_biases = [randn(5).requires_grad_(), randn(2).requires_grad_()]
     assert torch.autograd.gradcheck(lambda x, *w: mlp(x, w[:2], w[2:], "silu"), (x, *mlp_weights, *mlp_biases))
+    gains, shifts = [randn(n).requires_grad_() for n in (5, 2)], [randn(n, seed=9).requires_grad_() for n in (5, 2)]
+    assert torch.autograd.gradcheck(
+        lambda x, *w: mlp(x, w[:2], w[2:4], "silu", [(w[4], w[6]), (w[5], w[7])]),
+        (x, *mlp_weights, *mlp_biases, *gains, *shifts),
+    )
     down, up, bias = randn(2, 4).requires_grad_(), randn(4, 2).requires_grad_(), randn(4).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, v, u, b: cross_low_rank(x, [v, v], [u, u], [b, b]), (x, down, up, bias))
     weight, ebias = randn(2, 3, 4).requires_grad_(), randn(2, 3).requires_grad_()

@@ -20,6 +20,7 @@ from smt.serving.registry import Registry, RegistryError
 from smt.training.model import ServingFunction, TemplateNet, abi_hash, serving_function
 from smt.training.template import Template, load_template
 from tests.serving.support import TEMPLATE_YAML
+from tests.training.support import replaced
 
 Compiled = tuple[Path, BinaryInfo, list[str]]
 
@@ -80,6 +81,30 @@ def test_onnx_of_sum_pooling(tmp_path: Path) -> None:
             expected = function(*inputs).numpy()
         found = session.run(None, {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)})[0]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_template_without_cross_layers_and_experts(tmp_path: Path) -> None:
+    """Dot interaction, shared bottom and layer normalisation: the compiled forms agree with the reference too."""
+    path = tmp_path / "template.yaml"
+    changes = {
+        "units: [16]}": "units: [16, 4], layer_norm: true}",
+        "{type: cross_low_rank, layers: 2, rank: 8}": "{type: dot}",
+        "units: [32, 16]}": "units: [32, 16], layer_norm: true, activation: gelu}",
+        "{type: mmoe, count: 2, units: [8]}": "{type: shared_bottom}",
+    }
+    path.write_text(replaced(TEMPLATE_YAML, changes))
+    template = load_template(path)
+    registry = Registry(tmp_path / "registry")
+    # Compiling checks both forms on several shapes and publishes nothing that differs.
+    manifest = compile_template(template, registry).manifest
+    assert set(manifest.parity) == {"aoti", "onnx"}
+    binary = BinaryRunner.load(registry, template.name, abi_hash(template))
+    assert binary.constants() == []
+    inputs = example_inputs(template, 37, 50, 640, 449, seed=7)
+    with torch.no_grad():
+        expected = serving_function(template).eval()(*inputs)
+    torch.testing.assert_close(binary(*inputs), expected, rtol=1e-4, atol=2e-5)
+    assert expected.std(0).min() > 0.005
 
 
 def test_reference_is_the_training_forward(template: Template) -> None:

@@ -46,8 +46,18 @@ TEMPLATE_MISTAKES = [
     ("  dim: 4", "  dims: 4", "slots.dims", "an unknown key (did you mean 'dim'?)", "dense, categorical, dim, pooling"),
     ("units: [8]}\n  inter", "units: []}\n  inter", "components.dense_arch.units", "[]", "a list of 1 to 16 integers"),
     ("units: [16, 8]", "units: [16, eight]", "components.deep.units[1]", "'eight'", "an integer from 1 to 65536"),
-    ("type: mmoe", "type: moe", "components.experts.type", "'moe' (did you mean 'mmoe'?)", "mmoe"),
-    ("type: cross_low_rank", "type: cross", "components.interaction.type", "'cross'", "cross_low_rank, cross_full"),
+    ("type: mmoe", "type: moe", "components.experts.type", "'moe' (did you mean 'mmoe'?)", "mmoe, shared_bottom"),
+    ("type: mmoe", "type: shared_bottom", "components.experts.count", "an unknown key", "type"),
+    ("units: [16, 8]", "units: [16, 8], layer_norm: 1", "components.deep.layer_norm", "1", "true or false"),
+    ("units: [16, 8]", "units: [16, 8], layer_nrom: true", "components.deep.layer_nrom", "'layer_norm'?", "layer_norm"),
+    ("type: cross_low_rank", "type: dot", "components.interaction.rank", "an unknown key", "type"),
+    (
+        "type: cross_low_rank",
+        "type: cross",
+        "components.interaction.type",
+        "'cross'",
+        "cross_low_rank, cross_full, dot",
+    ),
     ("rank: 4", "rnak: 4", "components.interaction.rank", "nothing", "an integer from 1 to 65536 (required)"),
     ("rank: 4", "rank: 4, rnak: 4", "components.interaction.rnak", "did you mean 'rank'?", "type, layers, rank"),
     ("tasks: 3", "tasks: -1", "components.heads.tasks", "-1", "an integer from 1 to 256"),
@@ -92,6 +102,20 @@ def test_template_mistakes(tmp_path: Path, old: str, new: str, field: str, found
     assert path == str(tmp_path / "template.yaml")
     if field not in ("slots.categorical", "components.interaction.rank", "recipe", "recipe.seed"):
         assert int(number) == line_of(text, new.splitlines()[0].strip())
+
+
+def test_dot_needs_a_dense_arch_as_wide_as_the_embeddings(tmp_path: Path) -> None:
+    dot = {"{type: cross_low_rank, layers: 2, rank: 4}": "{type: dot}"}
+    text = replaced(TEMPLATE, {**dot, "units: [8]}": "units: [4, 8]}"})
+    [line] = errors_of_template(tmp_path, text)
+    number = line_of(text, "dense_arch")
+    assert line == (
+        f"{tmp_path}/template.yaml:{number}: components.dense_arch.units[1]: found 8 outputs of the last layer, "
+        "which the interaction dot multiplies with embeddings; allowed: 4, the value of slots.dim"
+    )
+    fitting = tmp_path / "fitting.yaml"
+    fitting.write_text(replaced(TEMPLATE, {**dot, "units: [8]}": "units: [8, 4]}"}))
+    assert load_template(fitting).components.interaction.type == "dot"
 
 
 SCENARIO_MISTAKES = [
