@@ -8,7 +8,12 @@ For the publish gate, offline scoring and tests; the server does the same in C++
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import tempfile
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,11 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from smt.kernels import cpu
 from smt.kernels.transform import TransformedBatch
 from smt.serving.manifest import BINARY_FILE, BinaryManifest
 from smt.serving.registry import Registry, RegistryError
-
-INPUTS = ("slab", "table", "dense", "ids", "offsets", "bag_index")
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,29 @@ def batch_inputs(batch: TransformedBatch) -> tuple[Tensor, Tensor, Tensor, Tenso
     )
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps torch's notes (missing torchvision, folding that was skipped, vector widths) off the terminal."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
 class BinaryRunner:
     """One loaded template binary. Weights are arguments of every call, so one runner serves all scenarios."""
 
     def __init__(self, manifest: BinaryManifest, package: Path) -> None:
         self.manifest = manifest
         # One runner: calls come from one thread, and each further one would cost memory.
-        self._model: Any = torch._inductor.aoti_load_package(str(package), run_single_threaded=True)
+        with quiet():
+            self._model: Any = torch._inductor.aoti_load_package(str(package), run_single_threaded=True)
+        # The slab that was packed last, and what it became: a run of batches is scored with the same weights.
+        self._packed: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def load(cls, registry: Registry, template: str, abi_hash: str, target: str = "cpu") -> Self:
@@ -70,14 +90,27 @@ class BinaryRunner:
             return cls(manifest, registry.fetch_binary_file(manifest, BINARY_FILE, Path(cache)))
 
     def score(self, weights: Weights, batch: TransformedBatch) -> NDArray[np.float32]:
-        """Probabilities, float32 [rows, tasks]."""
-        return self(weights.slab, weights.table, *batch_inputs(batch)).numpy()
+        """Probabilities, float32 [rows, tasks], of a batch whose rows are all of one scenario."""
+        return self.score_tensors(weights, *batch_inputs(batch)).numpy()
+
+    def score_tensors(self, weights: Weights, dense: Tensor, ids: Tensor, offsets: Tensor, bag_index: Tensor) -> Tensor:
+        """The same with the features as tensors, see `ServingFunction`: [rows, tasks] float32."""
+        if self._packed is None or self._packed[0] is not weights.slab:
+            self._packed = (weights.slab, self.pack(weights.slab))
+        arena = self._packed[1].unsqueeze(0)
+        base = torch.zeros(1, dtype=torch.int64)
+        return self(arena, cpu.block_slots(len(dense)), weights.table, base, dense, ids, offsets, bag_index)
+
+    def pack(self, slab: Tensor) -> Tensor:
+        """A slab [slab_elements] float32 as a slot of the binary's arena: [packed_bytes] uint8."""
+        packed: Tensor = torch.ops.smt.pack(slab, self.manifest.program)
+        return packed
 
     def constants(self) -> list[str]:
         """Names of the tensors inside the binary: none, since weights are its inputs."""
         return list(self._model.get_constant_fqns())
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """The binary's inputs in their fixed order (`INPUTS`) -> probabilities [rows, tasks]."""
+        """The binary's inputs in their fixed order (`fused.INPUTS`) -> probabilities [rows, tasks]."""
         output: Tensor = self._model(*inputs)
         return output

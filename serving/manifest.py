@@ -94,9 +94,13 @@ class LayoutEntry(_Part):
 
 
 class BinaryManifest(_Part):
-    """One template compiled for one target."""
+    """One template compiled for one target.
 
-    format: Literal[1] = 1
+    program: what the fused op computes (smt.kernels.cpu.program), whose format is `kernel_abi`; packed_bytes: size of
+    a slot of its arena.
+    """
+
+    format: Literal[2] = 2
     template: TemplateRef
     abi_hash: Sha256
     target: Name
@@ -111,6 +115,10 @@ class BinaryManifest(_Part):
     categorical_slots: Count
     torch: str
     kernel_version: int
+    kernel_abi: int
+    precision: Literal["fp32", "bf16", "int8"]
+    program: list[int]
+    packed_bytes: Annotated[int, Field(ge=1)]
     files: dict[FileName, FileEntry]
     # Largest difference of the compiled forms from the reference, as measured before publication.
     parity: dict[str, float] = {}

@@ -94,6 +94,10 @@ class ServingFunction(nn.Module):
         return torch.sigmoid(logits)
 
 
+# Inputs of `ServingFunction` in their order.
+REFERENCE_INPUTS = ("slab", "table", "dense", "ids", "offsets", "bag_index")
+
+
 def serving_function(template: "Template") -> ServingFunction:
     """The template as a function of (weights, features); see `ServingFunction`."""
     return ServingFunction(template)

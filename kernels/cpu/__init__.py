@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from smt.kernels.cpu.program import PRECISIONS, ROW_BLOCK, TABLE_TYPES, Linear, Precision, TileProgram
+from smt.kernels.cpu.program import FORMAT, PRECISIONS, ROW_BLOCK, TABLE_TYPES, Linear, Precision, TileProgram
 
 __all__ = [
+    "FORMAT",
     "PRECISIONS",
     "ROW_BLOCK",
     "TABLE_TYPES",
@@ -27,6 +28,7 @@ __all__ = [
     "block_slots",
     "current",
     "pack",
+    "packed_bytes",
     "peak_flops",
     "use",
 ]
@@ -92,6 +94,12 @@ def pack(slab: Tensor, program: TileProgram) -> Tensor:
     """
     packed: Tensor = torch.ops.smt.pack(slab, program.values())
     return packed
+
+
+def packed_bytes(program: TileProgram) -> int:
+    """Bytes of one slot of the program's arena."""
+    size: int = torch.ops.smt.packed_bytes(program.values())
+    return size
 
 
 def block_slots(rows: int, slot: int = 0) -> Tensor:

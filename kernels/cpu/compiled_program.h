@@ -10,6 +10,9 @@
 
 namespace smt::cpu {
 
+// What the integers of a program begin with (FORMAT of kernels/cpu/program.py).
+inline constexpr int64_t kProgramFormat = 1;
+
 // Immutable after construction, so any number of threads may use it at once.
 class CompiledProgram {
  public:

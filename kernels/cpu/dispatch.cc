@@ -151,4 +151,13 @@ const Kernels& choose_kernels(const std::string& name) {
   throw std::invalid_argument("kernels '" + name + "' are not known; there are: " + known);
 }
 
+const Kernels& kernels_of_environment() {
+  const char* name = std::getenv("SMT_KERNELS");
+  try {
+    return choose_kernels(name == nullptr ? "" : name);
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(std::string("SMT_KERNELS: ") + error.what());
+  }
+}
+
 }  // namespace smt::cpu

@@ -43,4 +43,8 @@ const std::vector<const Kernels*>& available_kernels();
 // Throws std::invalid_argument, saying why, when there is none of that name here.
 const Kernels& choose_kernels(const std::string& name);
 
+// choose_kernels() of the environment variable SMT_KERNELS; unset: the first. What a process starts with.
+// Throws std::invalid_argument that begins with the variable's name.
+const Kernels& kernels_of_environment();
+
 }  // namespace smt::cpu

@@ -11,7 +11,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -63,10 +62,7 @@ const CompiledProgram& compiled(c10::IntArrayRef values) {
 
 // Set once from the environment variable SMT_KERNELS or by use_kernels(); the pointee is static.
 std::atomic<const Kernels*>& chosen() {
-  static std::atomic<const Kernels*> kernels = [] {
-    const char* name = std::getenv("SMT_KERNELS");
-    return &choose_kernels(name == nullptr ? "" : name);
-  }();
+  static std::atomic<const Kernels*> kernels = &kernels_of_environment();
   return kernels;
 }
 

@@ -7,7 +7,6 @@
 namespace smt::cpu {
 namespace {
 
-constexpr int64_t kFormat = 1;
 constexpr int64_t kMost = int64_t{1} << 24;  // of any count or width: products of two stay far from overflow
 
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
@@ -43,7 +42,7 @@ class Builder {
   Builder(std::span<const int64_t> values, CompiledProgram::Parts& out) : in_(values), out_(out) {}
 
   void build() {
-    in_.next("format", kFormat, kFormat);
+    in_.next("format", kProgramFormat, kProgramFormat);
     program().precision = Precision{in_.next("precision", 0, 2)};
     program().inputs = in_.count("inputs");
     groups_ = in_.count("groups of the input");

@@ -54,6 +54,10 @@ class TileProgram:
         """`inputs` columns of the dense input; with groups > 1 they are that many vectors (`heads` alone)."""
         self._values = [FORMAT, PRECISIONS.index(precision), inputs, groups]
 
+    @property
+    def precision(self) -> Precision:
+        return PRECISIONS[self._values[1]]
+
     def values(self) -> list[int]:
         return list(self._values)
 

@@ -123,27 +123,34 @@ def compile_(
     template: Annotated[Path, typer.Argument(help="Template YAML.", metavar="TEMPLATE.yaml")],
     registry: RegistryOption = DEFAULT_REGISTRY,
     target: Annotated[str, typer.Option(help="Hardware to compile for: cpu.")] = "cpu",
+    precision: Annotated[
+        str, typer.Option(help="What the kernels multiply in: bf16, fp32 (exact, for debugging) or int8.")
+    ] = "bf16",
     force: Annotated[bool, typer.Option("--force", help="Compile even if the registry has this binary.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compile a template once, for all of its scenarios: one binary without weights, and one ONNX graph.
 
-    Does nothing if the registry has the binary already. What was compiled is compared with the reference before it is
+    Does nothing if the registry has the binary already, in this precision. `smt publish` tells whether the precision
+    costs quality. What was compiled is compared with the reference before it is
     published.
 
     Example: `smt compile template.yaml --registry build/registry`
     """
+    from smt.kernels.cpu import PRECISIONS
     from smt.serving.compile import compile_template
     from smt.serving.registry import Registry
     from smt.training.template import load_template
 
+    if precision not in PRECISIONS:
+        raise CommandError(f"--precision {precision!r}: expected {', '.join(PRECISIONS)}", WRONG_INPUT)
     loaded = load_template(template)
     place = Registry(registry)
     with steps_progress(f"compiling {loaded.name}", quiet=as_json) as advance:
-        info = compile_template(loaded, place, target, force=force, progress=advance)  # type: ignore[arg-type]
+        info = compile_template(loaded, place, target, precision=precision, force=force, progress=advance)  # type: ignore[arg-type]
     manifest = info.manifest
     if as_json:
-        fields = manifest.model_dump(mode="json", exclude={"layout", "inputs", "outputs"})
+        fields = manifest.model_dump(mode="json", exclude={"layout", "inputs", "outputs", "program"})
         print_json(
             {
                 "registry": place.root,
@@ -158,7 +165,7 @@ def compile_(
     name = f"{manifest.template.name} {manifest.template.version}"
     if not info.compiled:
         RESULT.print(
-            f"{name}: compiled already (ABI {manifest.abi_hash[:12]}, {manifest.isa}, torch {manifest.torch}, "
+            f"{name}: compiled already (ABI {manifest.abi_hash[:12]}, {manifest.precision}, torch {manifest.torch}, "
             f"sha256 {info.sha256[:12]}); --force compiles it again",
             markup=False,
         )
@@ -167,7 +174,7 @@ def compile_(
         NOTES.print(f"the binary that was there is replaced: {info.replaced}", markup=False)
     parity = ", ".join(f"{form} {difference:.1e}" for form, difference in manifest.parity.items())
     RESULT.print(
-        f"{name}: compiled for {manifest.target} ({manifest.isa}) in {info.seconds:.1f} s, ABI "
+        f"{name}: compiled for {manifest.target} ({manifest.precision}) in {info.seconds:.1f} s, ABI "
         f"{manifest.abi_hash[:12]}, sha256 {info.sha256[:12]}; largest difference from the reference: {parity}",
         markup=False,
     )

@@ -69,7 +69,7 @@ def ls(
         print_json(
             {
                 "registry": place.root,
-                "binaries": [binary.model_dump(mode="json", exclude={"layout"}) for binary in binaries],
+                "binaries": [binary.model_dump(mode="json", exclude={"layout", "program"}) for binary in binaries],
                 "snapshots": found,
                 "faults": damage.faults,
             }
@@ -81,14 +81,14 @@ def ls(
                 b.template.name,
                 b.template.version,
                 b.target,
-                b.isa,
+                b.precision,
                 b.torch,
                 b.abi_hash[:12],
                 b.files["model.pt2"].sha256[:12],
             ]
             for b in binaries
         ]
-        columns = ["template", "version", "target", "isa", "torch", "ABI", "sha256"]
+        columns = ["template", "version", "target", "precision", "torch", "ABI", "sha256"]
         RESULT.print(table("Template binaries", columns, rows))
     snapshots = [
         [r["scenario"], r["version"], "current" if r["current"] else "", r.get("template"), r.get("abi_hash", "")[:12],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -13,16 +14,27 @@ import onnxruntime
 import pytest
 import torch
 
+from smt.kernels import cpu
+from smt.kernels.cpu import Precision
 from smt.serving import compile as compile_module
-from smt.serving.binary import INPUTS, BinaryRunner
+from smt.serving import fused
+from smt.serving.binary import BinaryRunner, Weights
 from smt.serving.compile import BinaryInfo, CompileError, compile_template, example_inputs, export_serving_function
 from smt.serving.registry import Registry, RegistryError
-from smt.training.model import ServingFunction, TemplateNet, abi_hash, serving_function
+from smt.training.model import REFERENCE_INPUTS, ServingFunction, TemplateNet, abi_hash, serving_function
 from smt.training.template import Template, load_template
 from tests.serving.support import TEMPLATE_YAML
 from tests.training.support import replaced
 
 Compiled = tuple[Path, BinaryInfo, list[str]]
+
+BF16 = compile_module.MAX_DIFFERENCE["bf16"]
+
+
+def score(binary: BinaryRunner, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """The binary on the reference's inputs."""
+    slab, table, *features = inputs
+    return binary.score_tensors(Weights(slab, table), *features)
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +70,12 @@ def test_binary_onnx_and_reference_agree(
     inputs = example_inputs(template, rows, table_rows, ids, bags, seed=rows)
     with torch.no_grad():
         expected = serving_function(template).eval()(*inputs).numpy()
-    served = runner(*inputs).numpy()
-    feeds = {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
+    served = score(runner, inputs).numpy()
+    feeds = {name: tensor.numpy() for name, tensor in zip(REFERENCE_INPUTS, inputs, strict=True)}
     portable = onnx_session.run(None, feeds)[0]
     assert expected.shape == served.shape == portable.shape == (rows, template.tasks)
     assert expected.dtype == served.dtype == portable.dtype == np.float32
-    np.testing.assert_allclose(served, expected, rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(served, expected, rtol=0, atol=BF16)
     np.testing.assert_allclose(portable, expected, rtol=1e-4, atol=2e-5)
     assert rows < 3 or expected.std(0).min() > 0.005  # what is compared does depend on the row
 
@@ -79,7 +91,9 @@ def test_onnx_of_sum_pooling(tmp_path: Path) -> None:
         inputs = example_inputs(template, 33, 20, ids, 71, seed=3)
         with torch.no_grad():
             expected = function(*inputs).numpy()
-        found = session.run(None, {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)})[0]
+        found = session.run(
+            None, {name: tensor.numpy() for name, tensor in zip(REFERENCE_INPUTS, inputs, strict=True)}
+        )[0]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
 
 
@@ -103,7 +117,7 @@ def test_template_without_cross_layers_and_experts(tmp_path: Path) -> None:
     inputs = example_inputs(template, 37, 50, 640, 449, seed=7)
     with torch.no_grad():
         expected = serving_function(template).eval()(*inputs)
-    torch.testing.assert_close(binary(*inputs), expected, rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(score(binary, inputs), expected, rtol=0, atol=BF16)
     assert expected.std(0).min() > 0.005
 
 
@@ -125,12 +139,47 @@ def test_scores_follow_the_weights(runner: BinaryRunner, template: Template) -> 
     first = example_inputs(template, 8, 100, 50, 57, seed=1)
     other = example_inputs(template, 8, 300, 50, 57, seed=2)
     mixed = (other[0], other[1], *first[2:])
-    before = runner(*first)
+    before = score(runner, first)
     function = serving_function(template).eval()
     with torch.no_grad():
-        torch.testing.assert_close(runner(*mixed), function(*mixed), rtol=1e-4, atol=2e-5)
-    assert not torch.allclose(runner(*mixed), before, atol=1e-3)
-    assert torch.equal(runner(*first), before)
+        torch.testing.assert_close(score(runner, mixed), function(*mixed), rtol=0, atol=BF16)
+    assert not torch.allclose(score(runner, mixed), before, atol=2 * BF16)
+    assert torch.equal(score(runner, first), before)
+
+
+def test_rows_of_many_scenarios_in_one_call(runner: BinaryRunner, template: Template) -> None:
+    """An arena of three scenarios, tables of their own: each block of rows gets what a call of its own gets."""
+    scenarios = [example_inputs(template, 16 * n, 50 * n, 40 * n, 31, seed=n) for n in (1, 2, 3)]
+    alone = torch.cat([score(runner, inputs) for inputs in scenarios])
+    slabs, tables, dense, ids, offsets, bag_index = zip(*scenarios, strict=True)
+    arena = torch.stack([runner.pack(slab) for slab in slabs])
+    block_slot = torch.tensor([0, 1, 1, 2, 2, 2], dtype=torch.int32)
+    base = torch.tensor([0, 50, 150])
+    ends = torch.cumsum(torch.tensor([0, *(len(part) for part in ids)]), 0)
+    bags = torch.cumsum(torch.tensor([0, *(len(part) - 1 for part in offsets)]), 0)
+    starts = [part[:-1] + end for part, end in zip(offsets, ends, strict=False)]
+    together = runner(
+        arena,
+        block_slot,
+        torch.cat(tables),
+        base,
+        torch.cat(dense),
+        torch.cat(ids),
+        torch.cat([*starts, ends[-1:]]),
+        torch.cat([part + bag for part, bag in zip(bag_index, bags, strict=False)]),
+    )
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_other_precisions(compiled: Compiled, template: Template, tmp_path: Path, precision: Precision) -> None:
+    """The same op with another program: asking for another precision compiles anew."""
+    shutil.copytree(compiled[0] / "templates", tmp_path / "templates")
+    info = compile_template(template, Registry(tmp_path), precision=precision)
+    assert info.compiled
+    assert f"it computes in bf16; {precision} was asked for" in info.replaced
+    assert info.manifest.precision == precision
+    assert info.manifest.parity["aoti"] <= compile_module.MAX_DIFFERENCE[precision]
 
 
 def test_binary_holds_no_weights(compiled: Compiled, runner: BinaryRunner, template: Template) -> None:
@@ -158,11 +207,14 @@ def test_manifest(compiled: Compiled, template: Template) -> None:
     Registry(folder).verify_binary(manifest)
     assert manifest.abi_hash == abi_hash(template)
     assert (manifest.tasks, manifest.dense_slots, manifest.categorical_slots, manifest.dim) == (3, 5, 7, 4)
-    assert [entry.name for entry in manifest.inputs] == list(INPUTS)
+    assert [entry.name for entry in manifest.inputs] == list(fused.INPUTS)
     assert manifest.slab_elements * 4 == serving_function(template).layout.bytes
     assert manifest.torch == torch.__version__
     assert set(manifest.parity) == {"aoti", "onnx"}
-    assert max(manifest.parity.values()) <= compile_module.MAX_DIFFERENCE
+    assert manifest.parity["onnx"] <= compile_module.MAX_DIFFERENCE["fp32"]
+    assert manifest.parity["aoti"] <= BF16
+    assert (manifest.precision, manifest.kernel_abi, manifest.isa) == ("bf16", cpu.FORMAT, "scalar")
+    assert manifest.program == fused.tile_program(template, "bf16").values()
 
 
 def test_compiled_once(compiled: Compiled, template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +223,7 @@ def test_compiled_once(compiled: Compiled, template: Template, monkeypatch: pyte
     def never(*arguments: object) -> None:
         raise AssertionError("compiled again")
 
-    monkeypatch.setattr(compile_module, "_compile", never)
+    monkeypatch.setattr(compile_module, "compile_package", never)
     again = compile_template(template, Registry(folder))
     assert not again.compiled
     assert again.manifest == info.manifest
@@ -179,12 +231,12 @@ def test_compiled_once(compiled: Compiled, template: Template, monkeypatch: pyte
         compile_template(template, Registry(folder), force=True)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "torch", "isa"])
+@pytest.mark.parametrize("damage", ["truncated", "torch", "kernel ABI"])
 def test_a_binary_that_cannot_be_used_is_compiled_again(
     compiled: Compiled, template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     """Only the decision is tested here: the compiler is replaced by the first binary's files."""
-    folder, info, _ = compiled
+    folder, _, _ = compiled
     shutil.copytree(folder / "templates", tmp_path / "templates")
     [package] = (tmp_path / "templates").rglob("model.pt2")
     original = package.read_bytes()
@@ -196,12 +248,13 @@ def test_a_binary_that_cannot_be_used_is_compiled_again(
         manifest.write_text(manifest.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "1.0.0"'))
         manifest.write_text(manifest.read_text().replace(f'"torch":"{torch.__version__}"', '"torch":"1.0.0"'))
     else:
-        manifest.write_text(manifest.read_text().replace(f'"{info.manifest.isa}"', '"sve512"'))
-    monkeypatch.setattr(compile_module, "_compile", lambda program, path: path.write_bytes(original))
+        written = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps(written | {"kernel_abi": 7}))
+    monkeypatch.setattr(compile_module, "compile_package", lambda program, path: path.write_bytes(original))
     monkeypatch.setattr(compile_module, "_write_onnx", lambda program, path: path.write_bytes(graph))
     again = compile_template(template, Registry(tmp_path))
     assert again.compiled
-    reason = {"truncated": "1000 bytes; the manifest says", "torch": "made with torch 1.0.0", "isa": "made for sve512"}
+    reason = {"truncated": "1000 bytes; the manifest says", "torch": "torch 1.0.0", "kernel ABI": "kernel ABI 7"}
     assert reason[damage] in again.replaced
     Registry(tmp_path).verify_binary(again.manifest)
     assert package.read_bytes() == original
@@ -214,7 +267,7 @@ def test_a_wrong_binary_is_not_published(compiled: Compiled, tmp_path: Path, mon
     path.write_text(TEMPLATE_YAML.replace("pooling: mean", "pooling: sum"))
     package = Registry(folder).fetch_binary_file(info.manifest, "model.pt2", folder)
     graph = Registry(folder).fetch_binary_file(info.manifest, "model.onnx", folder)
-    monkeypatch.setattr(compile_module, "_compile", lambda program, out: shutil.copy(package, out))
+    monkeypatch.setattr(compile_module, "compile_package", lambda program, out: shutil.copy(package, out))
     monkeypatch.setattr(compile_module, "_write_onnx", lambda program, out: shutil.copy(graph, out))
     registry = Registry(tmp_path / "registry")
     with pytest.raises(CompileError, match=r"the aoti form differs from the reference by .* on \{'rows'"):

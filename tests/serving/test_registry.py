@@ -38,7 +38,7 @@ def binary_draft() -> dict[str, Any]:
         "template": {"name": "base", "version": "1.0.0"},
         "abi_hash": ABI,
         "target": "cpu",
-        "isa": "avx2",
+        "isa": "scalar",
         "inputs": [{"name": "dense", "dtype": "float32", "shape": ["rows", 4]}],
         "outputs": [{"name": "probabilities", "dtype": "float32", "shape": ["rows", 2]}],
         "layout": [{"name": "w", "dtype": "float32", "shape": [4, 2], "offset": 0}],
@@ -49,6 +49,10 @@ def binary_draft() -> dict[str, Any]:
         "categorical_slots": 3,
         "torch": "2.13.0",
         "kernel_version": 1,
+        "kernel_abi": 1,
+        "precision": "bf16",
+        "program": [1, 1, 4, 1],
+        "packed_bytes": 64,
     }
 
 
