@@ -10,10 +10,13 @@
 
 #include <array>
 #include <cstring>
+#include <span>
 #include <stdexcept>
+#include <vector>
 
 #include "cpu_support.h"
 #include "names.h"
+#include "program.h"
 #include "refusal.h"
 
 namespace smt::server {
@@ -49,20 +52,34 @@ at::Tensor view(const T* data, const std::array<int64_t, N>& shape) {
   return at::from_blob(const_cast<T*>(data), shape, at::TensorOptions().dtype(kType));
 }
 
+// `blocks` zeros: every block of rows is of slot 0. They belong to the calling thread and are valid until its next
+// call; once a thread has seen its largest batch, nothing is allocated.
+std::span<const int32_t> zero_slots(int64_t blocks) {
+  thread_local std::vector<int32_t> zeros;
+  auto count = static_cast<size_t>(blocks);
+  if (zeros.size() < count) zeros.resize(count);
+  return std::span(zeros).first(count);
+}
+
 class AotiBinary final : public TemplateBinary {
  public:
-  AotiBinary(const std::filesystem::path& dir, BinaryManifest manifest, size_t instances)
-      : TemplateBinary(std::move(manifest)),
+  AotiBinary(const std::filesystem::path& dir, const std::string& shown, BinaryManifest manifest, size_t instances)
+      : TemplateBinary(std::move(manifest), shown),
         // One runner per thread: the container hands a free one to each call and makes callers wait when none is left.
         loader_((dir / "model.pt2").string(), "model", /*run_single_threaded=*/false, instances) {}
 
   void run(const WeightsView& weights, const transform::Batch& batch, std::vector<float>& out) const override {
     c10::InferenceMode guard;
     const BinaryManifest& abi = manifest();
+    // An arena of one slot, whose table begins the pool.
+    static constexpr int64_t kPoolBase = 0;
+    std::span<const int32_t> slots = zero_slots((batch.rows + cpu::kRowBlock - 1) / cpu::kRowBlock);
     auto size = [](const auto& values) { return static_cast<int64_t>(values.size()); };
     std::vector<at::Tensor> inputs{
-        view(weights.slab.data(), std::array{size(weights.slab)}),
+        view(reinterpret_cast<const uint8_t*>(weights.packed.data()), std::array{int64_t{1}, abi.packed_bytes}),
+        view(slots.data(), std::array{size(slots)}),
         view(weights.table.data(), std::array{weights.table_rows, abi.dim}),
+        view(&kPoolBase, std::array{int64_t{1}}),
         view(batch.dense.data(), std::array{batch.rows, abi.dense_slots}),
         view(batch.ids.data(), std::array{size(batch.ids)}),
         view(batch.offsets.data(), std::array{size(batch.offsets)}),
@@ -98,7 +115,9 @@ std::shared_ptr<const TemplateBinary> open_aoti_binary(const std::filesystem::pa
                                                        BinaryManifest manifest, size_t instances) {
   check_interface(shown, manifest);
   try {
-    return std::make_shared<AotiBinary>(dir, std::move(manifest), instances);
+    return std::make_shared<AotiBinary>(dir, shown, std::move(manifest), instances);
+  } catch (const Refused&) {
+    throw;
   } catch (const c10::Error& error) {
     throw Refused(Reason::kBinary,
                   shown + ": model.pt2 does not load: " + shortened(error.what_without_backtrace(), 500));

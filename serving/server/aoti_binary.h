@@ -12,7 +12,8 @@
 namespace smt::server {
 
 // Loads `dir`/model.pt2. Refuses (kBinary) an instruction set that this CPU lacks, another kernel version than this
-// server's, another torch minor version than the one linked, and a package that does not load.
+// server's, another torch minor version than the one linked, what TemplateBinary refuses, and a package that does not
+// load.
 // `instances`: how many threads may be inside run() at once without waiting for each other.
 std::shared_ptr<const TemplateBinary> open_aoti_binary(const std::filesystem::path& dir, const std::string& shown,
                                                        BinaryManifest manifest, size_t instances);

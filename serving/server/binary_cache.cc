@@ -62,6 +62,7 @@ std::shared_ptr<const TemplateBinary> BinaryCache::get(const std::string& templa
                               {"template_version", binary->manifest().source.version},
                               {"abi_hash", abi_hash},
                               {"isa", binary->manifest().isa},
+                              {"precision", binary->manifest().precision},
                               {"sha256", binary->manifest().model.sha256}});
   std::lock_guard lock(mutex_);
   binaries_[key] = binary;

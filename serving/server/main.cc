@@ -9,10 +9,14 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <stop_token>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "file_io.h"
+#include "kernels.h"
 #include "log.h"
+#include "names.h"
 #include "options.h"
 #include "server.h"
 #include "signals.h"
@@ -59,6 +63,12 @@ void guard_drain(const Options& options) {
   }).detach();
 }
 
+void log_kernels(const Options& options) {
+  std::vector<std::string> available;
+  for (const smt::cpu::Kernels* kernels : smt::cpu::available_kernels()) available.emplace_back(kernels->name);
+  log::info("kernels", {{"in_use", options.kernels}, {"available", smt::server::joined(available)}});
+}
+
 [[noreturn]] void serve(const Options& options, std::stop_token stop) {
   Server server(options);
   server.load(stop);
@@ -85,6 +95,7 @@ int main(int argc, char** argv) {
   log::set_level(*log::parse_level(options.log_level));
   gpr_set_log_function(grpc_log);
   google::protobuf::SetLogHandler(protobuf_log);
+  log_kernels(options);
   std::stop_token stop = smt::server::watch_signals();
   try {
     serve(options, stop);

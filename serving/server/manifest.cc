@@ -16,6 +16,8 @@ namespace {
 constexpr int64_t kMaxCount = int64_t{1} << 40;
 constexpr int64_t kMaxSlots = 1 << 16;
 constexpr int64_t kMaxTasks = 1024;
+constexpr size_t kMaxProgram = size_t{1} << 16;
+constexpr int64_t kBinaryFormat = 2;
 
 FileEntry file_entry(const Fields& files, const std::string& name) {
   Fields entry = files.object(name);
@@ -78,10 +80,25 @@ void check_tensors(const Fields& manifest, const std::string& key, const std::ve
   }
 }
 
-Fields document(const nlohmann::json& parsed, const std::string& file) {
-  Fields fields(parsed, file);
-  fields.integer("format", 1, 1);
-  return fields;
+std::string precision_of(const Fields& manifest) {
+  std::string found = manifest.text("precision", 16);
+  if (found != "fp32" && found != "bf16" && found != "int8") {
+    manifest.fail("precision", &manifest.value("precision"), "'fp32', 'bf16' or 'int8'");
+  }
+  return found;
+}
+
+std::vector<int64_t> program_of(const Fields& manifest) {
+  const nlohmann::json& list = manifest.array("program", kMaxProgram);
+  std::vector<int64_t> program;
+  program.reserve(list.size());
+  for (const nlohmann::json& value : list) {
+    if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{INT64_MAX})) {
+      manifest.fail("program[" + std::to_string(program.size()) + "]", &value, "an integer");
+    }
+    program.push_back(value.get<int64_t>());
+  }
+  return program;
 }
 
 }  // namespace
@@ -114,7 +131,8 @@ double parse_time(const std::string& text) {
 
 SnapshotManifest parse_snapshot_manifest(std::string_view json, const std::string& file) {
   nlohmann::json parsed = parse_json(json, file);
-  Fields fields = document(parsed, file);
+  Fields fields(parsed, file);
+  fields.integer("format", 1, 1);
   SnapshotManifest manifest;
   manifest.scenario = fields.name("scenario");
   manifest.version = fields.version("version");
@@ -136,7 +154,11 @@ SnapshotManifest parse_snapshot_manifest(std::string_view json, const std::strin
 
 BinaryManifest parse_binary_manifest(std::string_view json, const std::string& file) {
   nlohmann::json parsed = parse_json(json, file);
-  Fields fields = document(parsed, file);
+  Fields fields(parsed, file);
+  if (int64_t format = fields.integer("format", 1, kBinaryFormat); format < kBinaryFormat) {
+    fields.fail("format", &fields.value("format"),
+                std::to_string(kBinaryFormat) + ", which holds packed weights: compile the template again");
+  }
   BinaryManifest manifest;
   manifest.source = template_ref(fields);
   manifest.abi_hash = fields.hex("abi_hash", 64);
@@ -144,6 +166,10 @@ BinaryManifest parse_binary_manifest(std::string_view json, const std::string& f
   manifest.isa = fields.text("isa", 64);
   manifest.torch = fields.text("torch", 64);
   manifest.kernel_version = fields.integer("kernel_version", 1, kMaxCount);
+  manifest.kernel_abi = fields.integer("kernel_abi", 1, kMaxCount);
+  manifest.precision = precision_of(fields);
+  manifest.program = program_of(fields);
+  manifest.packed_bytes = fields.integer("packed_bytes", 1, kMaxCount);
   manifest.slab_elements = fields.integer("slab_elements", 1, kMaxCount);
   manifest.dim = fields.integer("dim", 1, 1 << 16);
   manifest.tasks = fields.integer("tasks", 1, kMaxTasks);
@@ -151,8 +177,10 @@ BinaryManifest parse_binary_manifest(std::string_view json, const std::string& f
   manifest.categorical_slots = fields.integer("categorical_slots", 0, kMaxSlots);
   manifest.model = file_entry(fields.object("files"), "model.pt2");
   check_tensors(fields, "inputs",
-                {{"slab", "float32", {manifest.slab_elements}},
-                 {"table", "float32", {-1, manifest.dim}},
+                {{"arena", "uint8", {-1, manifest.packed_bytes}},
+                 {"block_slot", "int32", {-1}},
+                 {"pool", "float32", {-1, manifest.dim}},
+                 {"pool_base", "int64", {-1}},
                  {"dense", "float32", {-1, manifest.dense_slots}},
                  {"ids", "int64", {-1}},
                  {"offsets", "int64", {-1}},

@@ -47,7 +47,11 @@ struct BinaryManifest {
   std::string isa;
   std::string torch;
   int64_t kernel_version = 0;
-  int64_t slab_elements = 0;
+  int64_t kernel_abi = 0;        // format of `program`
+  std::string precision;         // fp32, bf16 or int8
+  std::vector<int64_t> program;  // a tile program (kernels/cpu/program.h); TemplateBinary checks it
+  int64_t packed_bytes = 0;      // of a slot of the arena: one scenario's dense weights as the kernels read them
+  int64_t slab_elements = 0;     // of a snapshot's dense weights
   int64_t dim = 0;
   int64_t tasks = 0;  // T, columns of the output
   int64_t dense_slots = 0;
@@ -61,7 +65,7 @@ inline constexpr uint64_t kMaxManifestBytes = uint64_t{256} << 20;
 SnapshotManifest parse_snapshot_manifest(std::string_view json, const std::string& file);
 
 // Also checks names, order, types and fixed dimensions of the binary's inputs and outputs: the server passes tensors
-// by position.
+// by position. A binary of an older format is refused with the advice to compile the template again.
 BinaryManifest parse_binary_manifest(std::string_view json, const std::string& file);
 
 // Seconds since the epoch of an ISO 8601 time "YYYY-MM-DDTHH:MM:SS[.fff][Z|+HH:MM]"; 0 if it is not one.

@@ -45,6 +45,7 @@ Metrics::Metrics()
       refused_(counter(*registry_, "smt_snapshot_refused_total", "Snapshots refused, by reason.")),
       weight_bytes_(gauge(*registry_, "smt_weight_bytes", "Bytes of weights being served.")),
       created_(gauge(*registry_, "smt_snapshot_created_timestamp_seconds", "When the snapshot being served was made.")),
+      kernels_(gauge(*registry_, "smt_kernels_info", "Always 1; the label names the CPU kernels in use.")),
       request_seconds_(histogram(*registry_, "smt_request_seconds", "Predict, from parsed request to answer.")),
       queue_seconds_(histogram(*registry_, "smt_queue_seconds", "Waiting for a worker.")),
       transform_seconds_(histogram(*registry_, "smt_transform_seconds", "Checking and transforming features.")),
@@ -74,6 +75,8 @@ ScenarioMetrics Metrics::make(const std::string& scenario) {
   made.compute_seconds = &compute_seconds_.Add(labels, buckets());
   return made;
 }
+
+void Metrics::set_kernels(const std::string& name) { kernels_.Add({{"name", name}}).Set(1); }
 
 std::shared_ptr<prometheus::Collectable> Metrics::collectable(std::function<void(Metrics&)> refresh) {
   return std::make_shared<Refreshed>([this, refresh = std::move(refresh)] { refresh(*this); }, registry_);

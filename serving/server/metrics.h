@@ -68,6 +68,8 @@ class Metrics {
   prometheus::Gauge& queue_depth() { return *queue_depth_; }
   prometheus::Gauge& inflight() { return *inflight_; }
   prometheus::Gauge& scenarios() { return *scenarios_; }
+  // Shows the name of the CPU kernels in use, as the label of a series that is 1. Call once.
+  void set_kernels(const std::string& name);
 
  private:
   ScenarioMetrics make(const std::string& scenario);
@@ -79,6 +81,7 @@ class Metrics {
   prometheus::Family<prometheus::Counter>& refused_;
   prometheus::Family<prometheus::Gauge>& weight_bytes_;
   prometheus::Family<prometheus::Gauge>& created_;
+  prometheus::Family<prometheus::Gauge>& kernels_;
   prometheus::Family<prometheus::Histogram>& request_seconds_;
   prometheus::Family<prometheus::Histogram>& queue_seconds_;
   prometheus::Family<prometheus::Histogram>& transform_seconds_;

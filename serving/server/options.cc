@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "kernels.h"
 #include "version.h"
 
 namespace smt::server {
@@ -17,6 +18,15 @@ int usable_cores() {
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+// Here, where it is an error of usage: the ops would find it on the first request.
+std::string kernels_name() {
+  try {
+    return cpu::kernels_of_environment().name;
+  } catch (const std::invalid_argument& error) {
+    throw CLI::ParseError(error.what(), CLI::ExitCodes::ValidationError);
+  }
 }
 
 }  // namespace
@@ -31,6 +41,10 @@ Options parse_options(int argc, const char* const* argv, std::optional<int>& exi
       "state is the health of its name.",
       "smt-server"};
   app.option_defaults()->always_capture_default();
+  app.footer(
+      "Environment:\n  SMT_KERNELS  CPU kernels to compute with: portable, avx2, avx512, avx512_bf16 or amx; default: "
+      "the "
+      "fastest that this machine runs");
   app.set_version_flag("--version", kVersion);
   app.add_option("--registry", options.registry, "Registry folder, as `smt publish` writes it; may be empty at first")
       ->required()
@@ -68,6 +82,7 @@ Options parse_options(int argc, const char* const* argv, std::optional<int>& exi
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
   try {
     app.parse(argc, argv);
+    options.kernels = kernels_name();
   } catch (const CLI::ParseError& error) {
     exit_code = app.exit(error) == 0 ? 0 : 2;
   }

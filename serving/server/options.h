@@ -24,10 +24,11 @@ struct Options {
   int drain_seconds = 20;
   std::filesystem::path port_file;  // empty: none
   std::string log_level = "info";
+  std::string kernels;  // name of the CPU kernels in use; not a flag: the environment variable SMT_KERNELS
 };
 
-// Parses argv. Prints help, version or the error itself; then `exit_code` is set (0 for help and version, 2 for an
-// error) and the caller exits with it.
+// Parses argv, and the environment variable SMT_KERNELS. Prints help, version or the error itself; then `exit_code` is
+// set (0 for help and version, 2 for an error) and the caller exits with it.
 Options parse_options(int argc, const char* const* argv, std::optional<int>& exit_code);
 
 }  // namespace smt::server

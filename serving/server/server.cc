@@ -71,6 +71,7 @@ Server::Server(const Options& options)
       pool_(pool_limits(options_), prepare_compute_thread),
       state_{.options = options_, .store = store_, .binaries = binaries_, .pool = pool_, .metrics = metrics_},
       service_(state_) {
+  metrics_.set_kernels(options_.kernels);
   std::string host = numeric_host(options_.host);
   check_listen("--port", host, options_.port);
   std::string http_host = metrics_host(host);

@@ -122,12 +122,14 @@ grpc::Status PredictionServiceImpl::describe(v1::ServerMetadata& response) const
   response.set_max_message_bytes(state_.options.max_message_bytes);
   response.set_max_fields(wire_limits(state_.options.max_rows).fields);
   response.set_workers(state_.options.workers);
+  response.set_kernels(state_.options.kernels);
   for (const auto& binary : state_.binaries.list()) {
     v1::TemplateBinary* out = response.add_binaries();
     out->set_template_name(binary->manifest().source.name);
     out->set_template_version(binary->manifest().source.version);
     out->set_abi_hash(binary->manifest().abi_hash);
     out->set_sha256(binary->manifest().model.sha256);
+    out->set_precision(binary->manifest().precision);
   }
   return grpc::Status::OK;
 }

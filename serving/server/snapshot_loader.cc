@@ -7,6 +7,7 @@
 #include "names.h"
 #include "refusal.h"
 #include "sha256.h"
+#include "weights_file.h"
 
 namespace smt::server {
 namespace {
@@ -66,7 +67,7 @@ void probe(const LoadedSnapshot& snapshot, const std::string& shown) {
   const BinaryManifest& binary = snapshot.binary->manifest();
   std::vector<float> scores;
   try {
-    snapshot.binary->run(snapshot.view(), trial_batch(binary, snapshot.weights.table_rows), scores);
+    snapshot.binary->run(snapshot.view(), trial_batch(binary, snapshot.table_rows), scores);
   } catch (const std::exception& error) {
     throw Refused(Reason::kProbe, shown + ": a trial row failed: " + shortened(error.what(), 500));
   }
@@ -106,6 +107,8 @@ std::shared_ptr<const LoadedSnapshot> load_verified(const Registry& registry, Bi
   // The binary's smallest table has two rows, also for a scenario without categorical features.
   expect(Reason::kWeights, weights.table_rows, std::max<int64_t>(features.table_rows(), 2), weights_shown,
          "rows of tensor 'table'");
+  AlignedArray<std::byte> packed = binary->pack(weights.slab.values());
+  weights.slab = {};  // what is served keeps only the packed form
 
   LoadedSnapshot snapshot{.scenario = scenario,
                           .version = version,
@@ -114,7 +117,9 @@ std::shared_ptr<const LoadedSnapshot> load_verified(const Registry& registry, Bi
                           .tasks = std::move(manifest.tasks),
                           .created = manifest.created,
                           .features = std::move(features),
-                          .weights = std::move(weights),
+                          .packed = std::move(packed),
+                          .table = std::move(weights.table),
+                          .table_rows = weights.table_rows,
                           .binary = std::move(binary)};
   probe(snapshot, registry.shown(dir));
   return std::make_shared<const LoadedSnapshot>(std::move(snapshot));

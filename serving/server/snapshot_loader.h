@@ -20,9 +20,9 @@ class SnapshotLoader {
   SnapshotLoader(Registry registry, BinaryCache& binaries) : registry_(std::move(registry)), binaries_(binaries) {}
 
   // Verifies everything (manifest checksum and fields, file size and sha256, tensors, ABI hash against a template
-  // binary, sizes, FeatureSpec, finite weights) and scores one trial row, so that what is returned can be served and
-  // its first request pays no first-run cost. Throws Refused, and nothing else, for whatever is wrong.
-  // `touched` receives the files whose change could change the outcome, also when it throws.
+  // binary, sizes, FeatureSpec, finite weights), packs the dense weights for the kernels, and scores one trial row, so
+  // that what is returned can be served and its first request pays no first-run cost. Throws Refused, and nothing else,
+  // for whatever is wrong. `touched` receives the files whose change could change the outcome, also when it throws.
   // Called by the watcher thread only, never by a serving thread.
   std::shared_ptr<const LoadedSnapshot> load(const std::string& scenario, const std::string& version,
                                              TouchedFiles& touched, std::stop_token stop) const;

@@ -70,11 +70,11 @@ Weights allocate(const SafetensorsHeader& header, const std::string& shown) {
   for (const TensorInfo& tensor : header.tensors) {
     if (tensor.name == "slab") {
       check_tensor(tensor, 1, shown);
-      weights.slab = AlignedFloats((tensor.end - tensor.begin) / sizeof(float));
+      weights.slab = AlignedArray<float>((tensor.end - tensor.begin) / sizeof(float));
       slab = true;
     } else if (tensor.name == "table") {
       check_tensor(tensor, 2, shown);
-      weights.table = AlignedFloats((tensor.end - tensor.begin) / sizeof(float));
+      weights.table = AlignedArray<float>((tensor.end - tensor.begin) / sizeof(float));
       weights.table_rows = tensor.shape[0];
       weights.dim = tensor.shape[1];
       table = true;

@@ -5,14 +5,14 @@
 #include <stop_token>
 #include <string>
 
-#include "aligned_floats.h"
+#include "aligned_array.h"
 #include "manifest.h"
 
 namespace smt::server {
 
 struct Weights {
-  AlignedFloats slab;   // [slab_elements]
-  AlignedFloats table;  // [table_rows, dim], row-major
+  AlignedArray<float> slab;   // [slab_elements]
+  AlignedArray<float> table;  // [table_rows, dim], row-major
   int64_t table_rows = 0;
   int64_t dim = 0;
 };

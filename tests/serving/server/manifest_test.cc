@@ -97,6 +97,10 @@ TEST(SnapshotManifest, SurvivesDamage) {
 TEST(BinaryManifest, ReadsWhatTheCompilerWrites) {
   BinaryManifest found = parse_binary_manifest(binary_manifest().dump(), "m");
   EXPECT_EQ(found.slab_elements, kSlab);
+  EXPECT_EQ(found.kernel_abi, 1);
+  EXPECT_EQ(found.precision, "bf16");
+  EXPECT_EQ(found.program, kProgram);
+  EXPECT_EQ(found.packed_bytes, kPacked);
   EXPECT_EQ(found.dim, kDim);
   EXPECT_EQ(found.tasks, 2);
   EXPECT_EQ(found.isa, "scalar");
@@ -104,8 +108,9 @@ TEST(BinaryManifest, ReadsWhatTheCompilerWrites) {
 }
 
 TEST(BinaryManifest, EveryFieldIsCheckedByName) {
-  for (const char* key : {"format", "template", "abi_hash", "target", "isa", "torch", "kernel_version", "slab_elements",
-                          "dim", "tasks", "dense_slots", "categorical_slots", "inputs", "outputs", "files"}) {
+  for (const char* key : {"format", "template", "abi_hash", "target", "isa", "torch", "kernel_version", "kernel_abi",
+                          "precision", "program", "packed_bytes", "slab_elements", "dim", "tasks", "dense_slots",
+                          "categorical_slots", "inputs", "outputs", "files"}) {
     Json without = binary_manifest();
     without.erase(key);
     expect_refused(
@@ -120,13 +125,23 @@ TEST(BinaryManifest, InputsMustBeTheOnesThatTheServerPasses) {
     const char* message;
   };
   const Case kCases[] = {
-      {"/inputs/0/name", "table", "field 'inputs[0].name': found the string 'table'; expected 'slab'"},
-      {"/inputs/3/dtype", "int32", "field 'inputs[3].dtype': found the string 'int32'; expected 'int64'"},
-      {"/inputs/0/shape", Json::array({33}), "field 'inputs[0].shape[0]': found 33; expected 32"},
-      {"/inputs/1/shape", Json::array({10, 2}), "field 'inputs[1].shape[0]': found 10; expected the name of a dynamic"},
-      {"/inputs/2/shape", Json::array({"rows", 4}), "field 'inputs[2].shape[1]': found 4; expected 3"},
-      {"/inputs/5/shape", Json::array({"rows"}), "field 'inputs[5].shape': found an array of 1; expected 2 dimensions"},
-      {"/inputs", Json::array(), "field 'inputs': found an array of 0; expected an array of 6"},
+      {"/format", 1, "field 'format': found 1; expected 2, which holds packed weights: compile the template again"},
+      {"/format", 3, "field 'format': found 3; expected an integer 1..2"},
+      {"/kernel_abi", 0, "field 'kernel_abi': found 0; expected an integer 1.."},
+      {"/precision", "fp8", "field 'precision': found the string 'fp8'; expected 'fp32', 'bf16' or 'int8'"},
+      {"/program", "cross", "field 'program': found the string 'cross'; expected an array"},
+      {"/program/2", 1.5, "field 'program[2]': found 1.5; expected an integer"},
+      {"/program/3", UINT64_MAX, "field 'program[3]': found 18446744073709551615; expected an integer"},
+      {"/packed_bytes", 0, "field 'packed_bytes': found 0"},
+      {"/inputs/0/name", "slab", "field 'inputs[0].name': found the string 'slab'; expected 'arena'"},
+      {"/inputs/0/dtype", "float32", "field 'inputs[0].dtype': found the string 'float32'; expected 'uint8'"},
+      {"/inputs/1/dtype", "int64", "field 'inputs[1].dtype': found the string 'int64'; expected 'int32'"},
+      {"/inputs/5/dtype", "int32", "field 'inputs[5].dtype': found the string 'int32'; expected 'int64'"},
+      {"/inputs/0/shape", Json::array({"slots", 9}), "field 'inputs[0].shape[1]': found 9; expected 1280"},
+      {"/inputs/2/shape", Json::array({10, 2}), "field 'inputs[2].shape[0]': found 10; expected the name of a dynamic"},
+      {"/inputs/4/shape", Json::array({"rows", 4}), "field 'inputs[4].shape[1]': found 4; expected 3"},
+      {"/inputs/7/shape", Json::array({"rows"}), "field 'inputs[7].shape': found an array of 1; expected 2 dimensions"},
+      {"/inputs", Json::array(), "field 'inputs': found an array of 0; expected an array of 8"},
       {"/outputs/0/shape", Json::array({"rows", 3}), "field 'outputs[0].shape[1]': found 3; expected 2"},
       {"/slab_elements", int64_t{1} << 62, "field 'slab_elements'"},
       {"/dim", 0, "field 'dim': found 0"},

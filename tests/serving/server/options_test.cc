@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <vector>
 
+#include "kernels.h"
 #include "temporary_folder.h"
 
 namespace smt::server {
@@ -88,6 +90,23 @@ TEST_F(OptionsTest, HelpExplainsEveryFlag) {
         "--queue-depth", "--queue-bytes", "--poll-ms", "--drain-seconds", "--port-file", "--log-level", "--version"}) {
     EXPECT_NE(output_.find(flag), std::string::npos) << flag;
   }
+}
+
+TEST_F(OptionsTest, KernelsAreChosenByTheEnvironment) {
+  ASSERT_EQ(setenv("SMT_KERNELS", "portable", 1), 0);
+  Options options = parse({"--registry", registry()});
+  EXPECT_FALSE(exit_code_) << output_;
+  EXPECT_EQ(options.kernels, "portable");
+  ASSERT_EQ(setenv("SMT_KERNELS", "mmx", 1), 0);
+  parse({"--registry", registry()});
+  EXPECT_EQ(exit_code_, 2);
+  EXPECT_NE(output_.find("SMT_KERNELS: kernels 'mmx' are not known; there are: "), std::string::npos) << output_;
+  parse({"--help"});
+  EXPECT_EQ(exit_code_, 0);
+  EXPECT_NE(output_.find("SMT_KERNELS"), std::string::npos) << output_;
+  ASSERT_EQ(unsetenv("SMT_KERNELS"), 0);
+  options = parse({"--registry", registry()});
+  EXPECT_EQ(options.kernels, cpu::available_kernels().front()->name);
 }
 
 }  // namespace

@@ -41,15 +41,27 @@ inline const std::string kAbi(64, 'a');
 inline constexpr int64_t kSlab = 32;
 inline constexpr int64_t kDim = 2;
 inline constexpr int64_t kTableRows = 5;
+// bf16, 3 dense inputs -> mlp of 2 units -> 2 slots of dim 2 gathered -> 2 heads; reads elements 0..21 of the slab. See
+// kernels/cpu/program.py.
+inline const std::vector<int64_t> kProgram{1, 1, 3, 1, 1, 0, 1, 2, 0, 6, -1, 2, 2, 2, 0, 0, 0, 7, 0, 2, 1, 1, 0, 8, 20};
+// The mlp's weights (a panel of 16 columns, one block of 32 k) and biases, the heads' weights and biases.
+inline constexpr int64_t kPackedMlpBias = 1024;
+inline constexpr int64_t kPackedHeads = kPackedMlpBias + 64;
+inline constexpr int64_t kPackedHeadBias = kPackedHeads + 128;
+inline constexpr int64_t kPacked = kPackedHeadBias + 64;
 
 inline Json binary_manifest(const std::string& model = "compiled") {
-  return {{"format", 1},
+  return {{"format", 2},
           {"template", {{"name", "ranking"}, {"version", "1.0.0"}}},
           {"abi_hash", kAbi},
           {"target", "cpu"},
           {"isa", "scalar"},
           {"torch", "2.13.0"},
           {"kernel_version", 1},
+          {"kernel_abi", 1},
+          {"precision", "bf16"},
+          {"program", kProgram},
+          {"packed_bytes", kPacked},
           {"slab_elements", kSlab},
           {"dim", kDim},
           {"tasks", 2},
@@ -57,8 +69,10 @@ inline Json binary_manifest(const std::string& model = "compiled") {
           {"categorical_slots", 2},
           {"layout", Json::array()},
           {"inputs",
-           {{{"name", "slab"}, {"dtype", "float32"}, {"shape", {kSlab}}},
-            {{"name", "table"}, {"dtype", "float32"}, {"shape", {"table_rows", kDim}}},
+           {{{"name", "arena"}, {"dtype", "uint8"}, {"shape", {"slots", kPacked}}},
+            {{"name", "block_slot"}, {"dtype", "int32"}, {"shape", Json::array({"blocks"})}},
+            {{"name", "pool"}, {"dtype", "float32"}, {"shape", {"pool_rows", kDim}}},
+            {{"name", "pool_base"}, {"dtype", "int64"}, {"shape", Json::array({"slots"})}},
             {{"name", "dense"}, {"dtype", "float32"}, {"shape", {"rows", 3}}},
             {{"name", "ids"}, {"dtype", "int64"}, {"shape", Json::array({"ids"})}},
             {{"name", "offsets"}, {"dtype", "int64"}, {"shape", Json::array({"bags+1"})}},

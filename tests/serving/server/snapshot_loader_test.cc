@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
+#include <random>
 
 #include "fake_snapshot.h"
 #include "refused_by.h"
@@ -65,9 +67,42 @@ TEST_F(SnapshotLoaderTest, LoadsWhatIsWhole) {
   EXPECT_EQ(snapshot->version, kVersion);
   EXPECT_EQ(snapshot->tasks[1].name, "like");
   EXPECT_EQ(snapshot->features.table_rows(), kTableRows);
-  EXPECT_EQ(snapshot->weights.table_rows, kTableRows);
-  EXPECT_EQ(snapshot->weight_bytes(), int64_t{4} * (kSlab + kTableRows * kDim));
+  EXPECT_EQ(snapshot->table_rows, kTableRows);
+  EXPECT_EQ(snapshot->weight_bytes(), kPacked + int64_t{4} * kTableRows * kDim) << "the float slab is not kept";
   EXPECT_DOUBLE_EQ(snapshot->created, 1767323045.25);
+}
+
+// Every element of the slab has its own value, and each is found where program.h says that packed weights lie.
+TEST_F(SnapshotLoaderTest, PacksTheDenseWeights) {
+  std::vector<float> slab(kSlab);
+  for (size_t i = 0; i < slab.size(); ++i) slab[i] = static_cast<float>(i + 1);  // exact in bf16
+  registry_.snapshot("income", kVersion,
+                     safetensors({{"slab", {kSlab}, slab}, {"table", {kTableRows, kDim}, std::vector<float>(10, 7)}}));
+  auto snapshot = load();
+  WeightsView found = snapshot->view();
+  ASSERT_EQ(found.packed.size(), static_cast<size_t>(kPacked));
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(found.packed.data()) % 64, 0U);
+  const auto* mlp = reinterpret_cast<const uint16_t*>(found.packed.data());  // [16 pairs of k][16 columns][2] bf16
+  for (size_t n = 0; n < 16; ++n) {
+    for (size_t k = 0; k < 32; ++k) {
+      uint32_t bits = uint32_t{mlp[(k / 2 * 16 + n) * 2 + k % 2]} << 16;
+      float weight = 0;
+      std::memcpy(&weight, &bits, sizeof weight);
+      EXPECT_EQ(weight, n < 2 && k < 3 ? slab[n * 3 + k] : 0.0F) << n << " " << k;
+    }
+  }
+  auto expect_floats = [&](int64_t at, size_t first, size_t count) {
+    for (size_t i = 0; i < 16; ++i) {
+      EXPECT_EQ(packed_float(found, at + static_cast<int64_t>(4 * i)), i < count ? slab[first + i] : 0.0F)
+          << at << " " << i;
+    }
+  };
+  expect_floats(kPackedMlpBias, 6, 2);
+  expect_floats(kPackedHeads, 8, 6);
+  expect_floats(kPackedHeads + 64, 14, 6);
+  expect_floats(kPackedHeadBias, 20, 2);
+  EXPECT_EQ(found.table.size(), static_cast<size_t>(kTableRows * kDim));
+  EXPECT_EQ(found.table[9], 7.0F);
 }
 
 TEST_F(SnapshotLoaderTest, OneBinaryServesEveryScenario) {
@@ -164,12 +199,72 @@ TEST_F(SnapshotLoaderTest, RefusesBinariesThatDiffer) {
   expect_refusal(Reason::kManifest, "field 'abi_hash': found cccc", "expected the folder's name");
   write_file(registry_.binary_dir() / "manifest.json", "not json");
   expect_refusal(Reason::kManifest, "not valid JSON");
+  registry_.binary([] {
+    Json old = binary_manifest();
+    old["format"] = 1;
+    return old;
+  }());
+  expect_refusal(Reason::kManifest, "field 'format': found 1", "compile the template again");
   EXPECT_EQ(opened_, 0);
   registry_.binary();
   open_error_ = std::make_unique<Refused>(Reason::kBinary, "wrong torch");
   expect_refusal(Reason::kBinary, "wrong torch");
   open_error_.reset();
   EXPECT_NE(load(), nullptr);
+}
+
+TEST_F(SnapshotLoaderTest, RefusesProgramsThatAreNotTheManifests) {
+  struct Case {
+    const char* field;
+    Json value;
+    const char* message;
+  };
+  std::vector<int64_t> half_table = kProgram;
+  half_table[15] = 1;
+  const std::vector<int64_t> ungathered{1, 1, 3, 1, 7, 0, 2, 1, 1, 0, 8, 20};
+  const std::vector<Case> kCases{
+      {"kernel_abi", 2, "field 'kernel_abi': found 2; expected 1, the kernels in this server"},
+      {"program", Json::array(), "field 'program': tile program, integer 0 (format): the program ends here"},
+      {"program", Json::array({1, 9}), "field 'program': tile program, integer 2 (precision): found 9; expected 0..2"},
+      {"program", Json::array({2}), "field 'program': tile program, integer 1 (format): found 2; expected 1..1"},
+      {"program", ungathered, "field 'program': found no gather of table rows; expected one"},
+      {"program", half_table, "field 'program': found a gather of another table type; expected float32"},
+      {"precision", "fp32", "field 'precision': found 'fp32'; expected 'bf16', the program's"},
+      {"packed_bytes", kPacked + 64, "field 'packed_bytes': found 1344; expected 1280, the program's"},
+      {"slab_elements", 21, "field 'slab_elements': found 21; expected at least 22, which the program reads"},
+      {"dense_slots", 4, "field 'dense_slots': found 4; expected 3, the program's"},
+      {"categorical_slots", 3, "field 'categorical_slots': found 3; expected 2, the program's"},
+      {"dim", 3, "field 'dim': found 3; expected 2, the program's"},
+      {"tasks", 3, "field 'tasks': found 3; expected 2, the program's"},
+  };
+  for (const Case& test : kCases) {
+    Json json = binary_manifest();
+    json[test.field] = test.value;
+    // The signature agrees with the field, so that it is the program that is compared.
+    json["inputs"][0]["shape"][1] = json["packed_bytes"];
+    json["inputs"][2]["shape"][1] = json["dim"];
+    json["inputs"][4]["shape"][1] = json["dense_slots"];
+    json["inputs"][7]["shape"][1] = json["categorical_slots"];
+    json["outputs"][0]["shape"][1] = json["tasks"];
+    registry_.binary(json);
+    expect_refusal(Reason::kBinary, test.message);
+  }
+  registry_.binary();
+  EXPECT_NE(load(), nullptr);
+}
+
+// Whatever integers the manifest holds: a program, or refused.
+TEST_F(SnapshotLoaderTest, SurvivesAnyProgram) {
+  std::mt19937_64 random(5);
+  const int64_t kValues[] = {-1, 0, 1, 2, 7, 1000, int64_t{1} << 24, INT64_MAX, INT64_MIN};
+  for (int round = 0; round < 300; ++round) {
+    Json json = binary_manifest();
+    for (int i = 0; i < 1 + round % 3; ++i) {
+      json["program"][random() % kProgram.size()] = kValues[random() % std::size(kValues)];
+    }
+    BinaryManifest manifest = parse_binary_manifest(json.dump(), "m");
+    refused_by([&] { FakeBinary binary(std::move(manifest)); });  // anything but Refused fails the test
+  }
 }
 
 TEST_F(SnapshotLoaderTest, RefusesWhatFailsOnATrialRow) {

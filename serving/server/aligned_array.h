@@ -1,5 +1,5 @@
-// A block of float32 in its own memory mapping: page-aligned (hence 64-byte aligned, as template binaries want),
-// zeroed, on huge pages where the kernel grants them, and given back to the system as soon as it is destroyed.
+// An array in its own memory mapping: page-aligned (hence 64-byte aligned, as template binaries want), zeroed, on huge
+// pages where the kernel grants them, and given back to the system as soon as it is destroyed.
 #pragma once
 
 #include <sys/mman.h>
@@ -8,40 +8,44 @@
 #include <cstdint>
 #include <new>
 #include <span>
+#include <type_traits>
 #include <utility>
 
 namespace smt::server {
 
 // Movable, single owner. Reading from several threads is safe once nobody writes.
-class AlignedFloats {
+template <typename T>
+class AlignedArray {
+  static_assert(std::is_trivial_v<T>);
+
  public:
-  AlignedFloats() = default;
+  AlignedArray() = default;
   // Throws std::bad_alloc.
-  explicit AlignedFloats(size_t elements) : elements_(elements) {
+  explicit AlignedArray(size_t elements) : elements_(elements) {
     if (elements == 0) return;
-    if (elements > SIZE_MAX / sizeof(float)) throw std::bad_alloc();
+    if (elements > SIZE_MAX / sizeof(T)) throw std::bad_alloc();
     void* memory = mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     madvise(memory, bytes(), MADV_HUGEPAGE);  // advice only: fewer TLB misses in table lookups
-    data_ = static_cast<float*>(memory);
+    data_ = static_cast<T*>(memory);
   }
-  AlignedFloats(AlignedFloats&& other) noexcept
+  AlignedArray(AlignedArray&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), elements_(std::exchange(other.elements_, 0)) {}
-  AlignedFloats& operator=(AlignedFloats&& other) noexcept {
+  AlignedArray& operator=(AlignedArray&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(elements_, other.elements_);
     return *this;
   }
-  ~AlignedFloats() {
+  ~AlignedArray() {
     if (data_ != nullptr) munmap(data_, bytes());
   }
 
-  std::span<float> values() { return {data_, elements_}; }
-  std::span<const float> values() const { return {data_, elements_}; }
-  size_t bytes() const { return elements_ * sizeof(float); }
+  std::span<T> values() { return {data_, elements_}; }
+  std::span<const T> values() const { return {data_, elements_}; }
+  size_t bytes() const { return elements_ * sizeof(T); }
 
  private:
-  float* data_ = nullptr;
+  T* data_ = nullptr;
   size_t elements_ = 0;
 };
 

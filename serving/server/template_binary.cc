@@ -1,0 +1,82 @@
+#include "template_binary.h"
+
+#include <stdexcept>
+#include <utility>
+
+#include "compiled_program.h"
+#include "names.h"
+#include "refusal.h"
+
+namespace smt::server {
+namespace {
+
+[[noreturn]] void refuse(const std::string& shown, const char* field, const std::string& found,
+                         const std::string& expected) {
+  throw Refused(Reason::kBinary,
+                shown + ": field '" + field + "': found " + found + "; expected " + shortened(expected, 500));
+}
+
+const char* precision_name(cpu::Precision precision) {
+  switch (precision) {
+    case cpu::Precision::kFp32:
+      return "fp32";
+    case cpu::Precision::kBf16:
+      return "bf16";
+    case cpu::Precision::kInt8:
+      return "int8";
+  }
+  return "";
+}
+
+// The kernels trust the program for every size; the server takes sizes from the manifest's fields.
+void check_sizes(const cpu::Program& program, const BinaryManifest& manifest, const std::string& shown) {
+  auto expect = [&](const char* field, int64_t found, int64_t expected) {
+    if (found != expected) refuse(shown, field, std::to_string(found), std::to_string(expected) + ", the program's");
+  };
+  if (manifest.precision != precision_name(program.precision)) {
+    refuse(shown, "precision", quote(manifest.precision), quote(precision_name(program.precision)) + ", the program's");
+  }
+  expect("dense_slots", manifest.dense_slots, program.inputs);
+  if (program.gather == nullptr) refuse(shown, "program", "no gather of table rows", "one");
+  if (program.gather->table != cpu::TableType::kFp32) {
+    refuse(shown, "program", "a gather of another table type", "float32, as snapshots have");
+  }
+  expect("categorical_slots", manifest.categorical_slots, program.gather->slots);
+  expect("dim", manifest.dim, program.gather->dim);
+  expect("tasks", manifest.tasks, program.outputs);
+  expect("packed_bytes", manifest.packed_bytes, program.packed_bytes);
+  if (manifest.slab_elements < program.slab_elements) {
+    refuse(shown, "slab_elements", std::to_string(manifest.slab_elements),
+           "at least " + std::to_string(program.slab_elements) + ", which the program reads");
+  }
+}
+
+std::unique_ptr<const cpu::CompiledProgram> compile(const BinaryManifest& manifest, const std::string& shown) {
+  if (manifest.kernel_abi != cpu::kProgramFormat) {
+    refuse(shown, "kernel_abi", std::to_string(manifest.kernel_abi),
+           std::to_string(cpu::kProgramFormat) + ", the kernels in this server");
+  }
+  std::unique_ptr<const cpu::CompiledProgram> compiled;
+  try {
+    compiled = std::make_unique<const cpu::CompiledProgram>(manifest.program);
+  } catch (const std::invalid_argument& error) {
+    throw Refused(Reason::kBinary, shown + ": field 'program': " + shortened(error.what(), 500));
+  }
+  check_sizes(compiled->program(), manifest, shown);
+  return compiled;
+}
+
+}  // namespace
+
+TemplateBinary::TemplateBinary(BinaryManifest manifest, const std::string& shown)
+    : manifest_(std::move(manifest)), program_(compile(manifest_, shown)) {}
+
+TemplateBinary::~TemplateBinary() = default;
+
+AlignedArray<std::byte> TemplateBinary::pack(std::span<const float> slab) const {
+  AlignedArray<std::byte> packed(static_cast<size_t>(manifest_.packed_bytes));
+  program_->pack(slab, packed.values().data());
+  return packed;
+}
+
+}  // namespace smt::server
