@@ -16,6 +16,9 @@ uint16_t to_bf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+// The row of the source that column n of a group is.
+int64_t source_row(const Matrix& m, int64_t n) { return n % m.split * (m.n / m.split) + n / m.split; }
+
 // Calls place(element offset in the group's packed panels, n, k) for every weight: `unit` consecutive k of a column lie
 // together, `depth` k make a block (0: all of k is one block).
 template <class Place>
@@ -45,26 +48,26 @@ void pack_matrix(const Matrix& m, Precision precision, const float* slab, std::b
   for (int64_t g = 0; g < m.groups; ++g) {
     const float* source = slab + m.weight_source + g * m.n * m.k;
     std::byte* target = slot + m.weight + g * m.group_bytes;
-    if (m.bias_source >= 0) {
-      std::memcpy(slot + m.bias + g * m.n16 * 4, slab + m.bias_source + g * m.n, static_cast<size_t>(m.n) * 4);
-    }
+    auto weight = [&](int64_t n, int64_t k) { return source[source_row(m, n) * m.k + k]; };
+    auto* bias = reinterpret_cast<float*>(slot + m.bias) + g * m.n16;
+    for (int64_t n = 0; m.bias_source >= 0 && n < m.n; ++n) bias[n] = slab[m.bias_source + g * m.n + source_row(m, n)];
     if (precision == Precision::kFp32) {
       auto* out = reinterpret_cast<float*>(target);
-      for_each_weight(m, 1, 0, [&](int64_t at, int64_t n, int64_t k) { out[at] = source[n * m.k + k]; });
+      for_each_weight(m, 1, 0, [&](int64_t at, int64_t n, int64_t k) { out[at] = weight(n, k); });
     } else if (precision == Precision::kBf16) {
       auto* out = reinterpret_cast<uint16_t*>(target);
-      for_each_weight(m, 2, 32, [&](int64_t at, int64_t n, int64_t k) { out[at] = to_bf16(source[n * m.k + k]); });
+      for_each_weight(m, 2, 32, [&](int64_t at, int64_t n, int64_t k) { out[at] = to_bf16(weight(n, k)); });
     } else {
       auto* out = reinterpret_cast<int8_t*>(target);
       auto* scales = reinterpret_cast<float*>(slot + m.scale) + g * m.n16;
       auto* shifts = reinterpret_cast<int32_t*>(slot + m.shift) + g * m.n16;
       for (int64_t n = 0; n < m.n; ++n) {
         float largest = 0;
-        for (int64_t k = 0; k < m.k; ++k) largest = std::max(largest, std::fabs(source[n * m.k + k]));
+        for (int64_t k = 0; k < m.k; ++k) largest = std::max(largest, std::fabs(weight(n, k)));
         scales[n] = largest / 127.0F;
       }
       for_each_weight(m, 4, 64, [&](int64_t at, int64_t n, int64_t k) {
-        float scaled = scales[n] > 0 ? source[n * m.k + k] / scales[n] : 0.0F;
+        float scaled = scales[n] > 0 ? weight(n, k) / scales[n] : 0.0F;
         out[at] = static_cast<int8_t>(std::clamp(std::lrintf(scaled), -127L, 127L));
         shifts[n] += 128 * out[at];
       });

@@ -178,8 +178,10 @@ class Builder {
     step.experts = in_.count("experts");
     int64_t inputs = width_;
     std::vector<Layer>& layers = grouped_layers(in_.count("layers"), step.experts);
-    step.gate = matrix(1, step.tasks * step.experts, inputs, true);
-    step.gate_buffer = buffer(1, step.tasks * step.experts, true);
+    step.gate = matrix(1, step.tasks * step.experts, inputs, true, step.tasks);
+    int64_t lanes = round_up(step.tasks, kLanes);
+    step.gate_buffer = buffer(1, step.tasks * step.experts + lanes, true);  // vectors reach beyond the last gate
+    step.swap = buffer(1, (step.experts + 1) * lanes, true);
     groups_ = step.tasks;
     step.out = current_ = buffer(groups_, width_);
     hand_over(step, layers);
@@ -231,12 +233,13 @@ class Builder {
   }
 
   // Reads the sources of the weight and, where there is one, the bias.
-  Matrix matrix(int64_t groups, int64_t n, int64_t k, bool with_bias) {
+  Matrix matrix(int64_t groups, int64_t n, int64_t k, bool with_bias, int64_t split = 1) {
     Matrix m{};
     m.groups = groups;
     m.n = n;
     m.k = k;
     m.n16 = round_up(n, kLanes);
+    m.split = split;
     m.weight_source = in_.source("weight");
     m.bias_source = with_bias ? in_.source("bias") : -1;
     if (groups > kMost / n || groups * n > (int64_t{1} << 34) / k) in_.fail("units", "the matrix is too large");

@@ -44,7 +44,8 @@ struct Matrix {
   int64_t weight, bias;                // packed; bias [groups, n16] float, zeros where there is none
   int64_t scale, shift;                // int8: [groups, n16] float scale of a column, [groups, n16] int32 128 * its sum
   int64_t n16;                         // n rounded up to 16
-  int64_t group_bytes;                 // of weight
+  int64_t split;        // column c of a group is row (c % split) * (n / split) + c / split of the source; 1: row c
+  int64_t group_bytes;  // of weight
 };
 
 // A vector [n] of the slab, packed as n16 floats per group.
@@ -82,6 +83,7 @@ struct Step {
   int64_t slots, dim, first;
   Pooling pooling;
   TableType table;
+  // kExperts: `swap` is room for the mixture weights of a row, and the gate's columns are [experts, tasks].
   // kCrossLowRank: layers in pairs (down without bias, up). kCrossFull alternates between the buffers out and swap.
   int64_t swap;
   // kExperts and kHeads.

@@ -31,33 +31,69 @@ struct Tile {
   const float* weights(int64_t offset) const { return reinterpret_cast<const float*>(slot + offset); }
 };
 
-// Calls epilogue(row, column, value) for each row and vector of 16 columns of  a · Wᵀ + b,  one group of `m`.
-// a: [rows, lda], its columns from k to the next multiple of 32 zero. The epilogue may write what `a` does not alias.
-template <class P, class Epilogue>
-SMT_INLINE void linear(const Tile<P>& t, const typename P::Act* a, int64_t lda, const Matrix& m, int64_t group,
-                       Epilogue&& epilogue) {
-  auto x = P::operand(a, lda, t.rows, m.k, t.quantised);
-  const std::byte* weights = t.slot + m.weight + group * m.group_bytes;
-  const float* bias = t.weights(m.bias) + group * m.n16;
-  const float* scale = t.weights(m.scale) + group * m.n16;
-  const auto* shift = reinterpret_cast<const int32_t*>(t.slot + m.shift) + group * m.n16;
-  int64_t panel_bytes = m.group_bytes / (m.n16 / kLanes) * 2;
+// One or two neighbouring vectors of 16 columns: the part of a panel that an epilogue gets for a row.
+template <int V>
+struct Columns {
+  v16f at[V];
+
+  template <class F>
+  SMT_INLINE Columns map(const Columns& x, F&& f) {
+    Columns y;
+    for (int v = 0; v < V; ++v) y.at[v] = f(x.at[v], v);
+    return y;
+  }
+  template <class T>
+  SMT_INLINE void write(const Columns& x, T* p) {
+    if constexpr (V == 2) {
+      store(p, x.at[0], x.at[1]);
+    } else {
+      store(p, x.at[0]);
+    }
+  }
+};
+
+template <int V, class P, class Epilogue>
+SMT_INLINE void finish_panel(const Tile<P>& t, const typename P::Operand& x, const Matrix& m, int64_t group, int64_t n,
+                             Epilogue&& epilogue) {
+  const float* bias = t.weights(m.bias) + group * m.n16 + n;
   constexpr bool kScaled = requires { x.scales; };
+  v16f b[V], s[V] = {};
+  v16i z[V] = {};
+  for (int v = 0; v < V; ++v) {
+    b[v] = load(bias + v * kLanes);
+    if constexpr (kScaled) {
+      s[v] = load(t.weights(m.scale) + group * m.n16 + n + v * kLanes);
+      z[v] = load(reinterpret_cast<const int32_t*>(t.slot + m.shift) + group * m.n16 + n + v * kLanes);
+    }
+  }
+  for (int64_t r = 0; r < t.rows; ++r) {
+    Columns<V> y;
+    for (int v = 0; v < V; ++v) y.at[v] = P::value(x, r, t.sums + r * kPanel + v * kLanes, s[v], z[v]) + b[v];
+    epilogue(r, n, y);
+  }
+}
+
+// What multiplies: made once for all matrices that read the same columns. a: [rows, lda], its columns from k to the
+// next multiple of 32 zero.
+template <class P>
+SMT_INLINE typename P::Operand operand(const Tile<P>& t, const typename P::Act* a, int64_t lda, int64_t k) {
+  return P::operand(a, lda, t.rows, k, t.quantised);
+}
+
+// Calls epilogue(row, column, Columns) for each row and panel of  a · Wᵀ + b,  one group of `m`. The epilogue may write
+// what the operand does not alias.
+template <class P, class Epilogue>
+SMT_INLINE void linear(const Tile<P>& t, const typename P::Operand& x, const Matrix& m, int64_t group,
+                       Epilogue&& epilogue) {
+  const std::byte* weights = t.slot + m.weight + group * m.group_bytes;
+  int64_t panel_bytes = m.group_bytes / (m.n16 / kLanes) * 2;
   for (int64_t n = 0; n < m.n16; n += kPanel, weights += panel_bytes) {
     int64_t vectors = m.n16 - n >= kPanel ? 2 : 1;
     P::panel(x, t.rows, weights, m.k, vectors, t.sums);
-    for (int64_t v = 0; v < vectors; ++v) {
-      int64_t column = n + v * kLanes;
-      v16f b = load(bias + column);
-      v16f s{};
-      v16i z{};
-      if constexpr (kScaled) {
-        s = load(scale + column);
-        z = load(shift + column);
-      }
-      for (int64_t r = 0; r < t.rows; ++r) {
-        epilogue(r, column, P::value(x, r, t.sums + r * kPanel + v * kLanes, s, z) + b);
-      }
+    if (vectors == 2) {
+      finish_panel<2>(t, x, m, group, n, epilogue);
+    } else {
+      finish_panel<1>(t, x, m, group, n, epilogue);
     }
   }
 }

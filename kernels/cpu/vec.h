@@ -65,6 +65,21 @@ SMT_INLINE void store(bf16* p, v16f v) {
 #endif
 }
 
+// Two neighbouring vectors, one cache line of bf16.
+SMT_INLINE void store(float* p, v16f a, v16f b) {
+  store(p, a);
+  store(p + 16, b);
+}
+SMT_INLINE void store(bf16* p, v16f a, v16f b) {
+#if defined(__AVX512BF16__)
+  __m512bh both = _mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+  std::memcpy(p, &both, sizeof both);
+#else
+  store(p, a);
+  store(p + 16, b);
+#endif
+}
+
 SMT_INLINE float load_one(const float* p) { return *p; }
 SMT_INLINE float load_one(const bf16* p) {
   uint32_t bits = uint32_t{p->bits} << 16;

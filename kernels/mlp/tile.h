@@ -37,15 +37,17 @@ void run_mlp(const Tile<P>& t, const Step& step) {
       const Layer& layer = step.layers[l];
       auto* out = t.act(layer.out);
       int64_t stride = t.stride(layer.out);
+      auto x = operand(t, t.act(in), t.stride(in), layer.matrix.k);
       if (layer.gain.n > 0) {
         float* raw = t.floats(layer.raw);
         int64_t raw_stride = t.stride(layer.raw);
-        linear<P>(t, t.act(in), t.stride(in), layer.matrix, 0,
-                  [&](int64_t r, int64_t n, v16f x) { store(raw + r * raw_stride + n, x); });
+        linear<P>(t, x, layer.matrix, 0,
+                  [&]<int V>(int64_t r, int64_t n, const Columns<V>& y) { y.write(y, raw + r * raw_stride + n); });
         normalise<A>(t, layer, out, stride);
       } else {
-        linear<P>(t, t.act(in), t.stride(in), layer.matrix, 0,
-                  [&](int64_t r, int64_t n, v16f x) { store(out + r * stride + n, activate<A>(x)); });
+        linear<P>(t, x, layer.matrix, 0, [&]<int V>(int64_t r, int64_t n, const Columns<V>& y) {
+          y.write(y.map(y, [](v16f value, int) { return activate<A>(value); }), out + r * stride + n);
+        });
       }
       in = layer.out;
     }
