@@ -22,11 +22,10 @@ def pooled_rows(
 ):  # fmt: skip
     """[BLOCK_P, BLOCK_D] float32: columns d of the bags of ids[begin : end]. Ids outside the table add nothing."""
     total = tl.zeros((BLOCK_P, BLOCK_D), tl.float32)
-    count = end - begin
+    count = (end - begin).to(tl.int32)
     for i in range(tl.max(count, axis=0)):
         at = tl.load(ids_ptr + begin + i, mask=i < count, other=-1)
         inside = (at >= 0) & (at < table_rows)
-        at = tl.where(inside, at, 0)
         where = inside[:, None] & (d < DIM)[None, :]
         values = tl.load(table_ptr + at[:, None] * DIM + d[None, :], mask=where, other=0.0).to(tl.float32)
         if INT8:
