@@ -64,6 +64,7 @@ def serve(
     metrics. New snapshots are taken as they are published, with no request lost. SIGTERM (Ctrl-C) drains.
 
     The server's log is JSON lines on stderr. A registry behind a URL is mirrored into ~/.cache/smt.
+    The environment variable SMT_KERNELS picks the CPU kernels by name; by default the fastest that run here.
 
     Example: `smt serve --registry build/registry --port 8500`
     """

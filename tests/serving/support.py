@@ -19,8 +19,8 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from smt.kernels.transform import FeatureTransform, columns_from_arrow
-from smt.serving.binary import Weights, batch_inputs
+from smt.kernels.transform import FeatureTransform, TransformedBatch, columns_from_arrow
+from smt.serving.binary import BinaryRunner, Weights, batch_inputs
 from smt.serving.compile import example_slab
 from smt.serving.manifest import SnapshotManifest
 from smt.serving.registry import Registry
@@ -88,13 +88,22 @@ class ScenarioCase:
 
     def reference(self, template: Template, seed: int, rows: pa.Table) -> dict[str, NDArray[np.float32]]:
         """What the published weights score, by the plain PyTorch modules."""
-        transform = FeatureTransform(self.features)
-        names = [i.name for i in transform.inputs]
-        batch = transform.apply(rows.num_rows, columns_from_arrow(rows, names, transform.inputs))
         weights = self.weights(template, seed)
         with torch.no_grad():
-            scores = serving_function(template).eval()(weights.slab, weights.table, *batch_inputs(batch)).numpy()
+            scores = serving_function(template).eval()(weights.slab, weights.table, *batch_inputs(self.batch(rows)))
+        return {task: scores[:, head].numpy() for head, task in enumerate(self.tasks)}
+
+    def scored(
+        self, binary: BinaryRunner, template: Template, seed: int, rows: pa.Table
+    ) -> dict[str, NDArray[np.float32]]:
+        """What the published weights score, by the template binary without a server."""
+        scores = binary.score(self.weights(template, seed), self.batch(rows))
         return {task: scores[:, head] for head, task in enumerate(self.tasks)}
+
+    def batch(self, rows: pa.Table) -> TransformedBatch:
+        transform = FeatureTransform(self.features)
+        names = [i.name for i in transform.inputs]
+        return transform.apply(rows.num_rows, columns_from_arrow(rows, names, transform.inputs))
 
 
 def feature_spec(features: Sequence[dict[str, Any]], dense: int = 5, categorical: int = 7) -> dict[str, Any]:

@@ -16,7 +16,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from smt.serving.binary import BinaryRunner
 from smt.serving.client import AsyncClient, Client, PredictError
+from smt.serving.compile import MAX_DIFFERENCE
 from smt.serving.encode import encode_all, to_columns
 from smt.serving.protos import prediction_pb2 as pb
 from smt.serving.protos import prediction_pb2_grpc as pb_grpc
@@ -51,16 +53,17 @@ def feature(message: pb.PredictRequest, name: str) -> pb.Feature:
 
 @pytest.mark.parametrize(("case", "seed"), [(FEED, 1), (SEARCH, 2)])
 @pytest.mark.parametrize("rows", [1, 2, 40, 300])
-def test_served_scores_are_those_of_the_reference(
-    client: Client, template: Template, case: Any, seed: int, rows: int
+def test_served_scores_are_those_of_binary_and_reference(
+    client: Client, runner: BinaryRunner, template: Template, case: Any, seed: int, rows: int
 ) -> None:
     table = case.rows(rows, seed=rows)
     prediction = client.predict(case.name, table)
-    expected = case.reference(template, seed, table)
+    scored, reference = case.scored(runner, template, seed, table), case.reference(template, seed, table)
     assert list(prediction) == list(case.tasks)
     for task in case.tasks:
         assert prediction[task].dtype == np.float32
-        np.testing.assert_allclose(prediction[task], expected[task], rtol=1e-4, atol=2e-5)
+        np.testing.assert_allclose(prediction[task], scored[task], rtol=1e-4, atol=2e-5)
+        np.testing.assert_allclose(prediction[task], reference[task], rtol=0, atol=MAX_DIFFERENCE["bf16"])
     assert rows == 1 or min(np.ptp(prediction[task]) for task in case.tasks) > 0.01
 
 
@@ -321,14 +324,14 @@ def test_numpy_nan_is_refused_by_the_server(client: Client) -> None:
     assert failure.value.code is INVALID
 
 
-def test_a_table_of_long_lists(client: Client, template: Template) -> None:
+def test_a_table_of_long_lists(client: Client, runner: BinaryRunner, template: Template) -> None:
     """More strings than one message may have: sent in parts. Of a list the first values count."""
     rows = FEED.rows(300)
     lists = [[f"tag{(row + place) % 90}" for place in range(4000)] for row in range(300)]
     place = rows.column_names.index("tags")
     scores = client.predict_table("feed", rows.set_column(place, "tags", pa.array(lists)))
     short = rows.set_column(place, "tags", pa.array([tags[:4] for tags in lists]))
-    expected = FEED.reference(template, 1, short)
+    expected = FEED.scored(runner, template, 1, short)
     for task in FEED.tasks:
         np.testing.assert_allclose(scores[task], expected[task], rtol=1e-4, atol=2e-5)
 

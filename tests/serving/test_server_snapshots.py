@@ -20,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from smt.serving.binary import BinaryRunner
 from smt.serving.client import AsyncClient, Client, PredictError
 from smt.serving.compile import BinaryInfo
 from smt.serving.registry import Registry
@@ -229,16 +230,43 @@ def test_a_snapshot_before_its_binary(compiled: Compiled, template: Template, tm
         assert client.predict("feed", ROWS).version == version
 
 
+OTHER_BINARIES: dict[str, tuple[dict[str, Any], str]] = {
+    "of an older format": ({"format": 1}, r"field 'format': found 1; expected 2.*compile the template again"),
+    "of other kernels": ({"kernel_abi": 2}, r"field 'kernel_abi': found 2; expected 1"),
+    "with a damaged program": ({"program": [1, 1, 5]}, r"field 'program': tile program, integer 3 \(groups"),
+    "with another precision": ({"precision": "int8"}, r"field 'precision': found 'int8'; expected 'bf16'"),
+    "for a shorter slab": ({"slab_elements": 16}, r"field 'slab_elements': found 16; expected at least"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_BINARIES)
+def test_a_binary_that_does_not_fit_is_refused(
+    registry_folder: Path, template: Template, tmp_path: Path, name: str
+) -> None:
+    """And taken once it is compiled again."""
+    changes, reason = OTHER_BINARIES[name]
+    version = FEED.publish(Registry(registry_folder), template, seed=1).version
+    [path] = registry_folder.glob("templates/*/*/cpu/manifest.json")
+    good = path.read_text()
+    path.write_text(json.dumps(json.loads(good) | changes))
+    with RunningServer(registry_folder, tmp_path) as server, Client(server.target, timeout=60) as client:
+        [status] = client.list_scenarios()
+        assert (status.state, status.refused_version) == ("UNAVAILABLE", version)
+        assert re.search(reason, status.refused_reason), status.refused_reason
+        path.write_text(good)
+        wait_for_version(client, "feed", version)
+
+
 # Swaps
 
 
-def test_hot_swap_under_load(registry_folder: Path, template: Template, tmp_path: Path) -> None:
+def test_hot_swap_under_load(registry_folder: Path, runner: BinaryRunner, template: Template, tmp_path: Path) -> None:
     """Many versions, four clients on two scenarios: no failed request, every answer is of the version it names."""
     registry = Registry(registry_folder)
     seeds = [1, 2, 3]
-    expected = {seed: FEED.reference(template, seed, ROWS) for seed in seeds}
+    expected = {seed: FEED.scored(runner, template, seed, ROWS) for seed in seeds}
     steady = SEARCH.rows(30)
-    search = SEARCH.reference(template, 5, steady)
+    search = SEARCH.scored(runner, template, 5, steady)
     seed_of = {FEED.publish(registry, template, seed=1).version: 1}
     SEARCH.publish(registry, template, seed=5)
     answers: list[tuple[str, Any]] = []
@@ -284,7 +312,7 @@ def test_hot_swap_under_load(registry_folder: Path, template: Template, tmp_path
 
 
 def test_another_set_of_inputs_and_tasks_after_a_swap(
-    registry_folder: Path, template: Template, tmp_path: Path
+    registry_folder: Path, runner: BinaryRunner, template: Template, tmp_path: Path
 ) -> None:
     """A client that knows the old version's inputs asks for the new ones and goes on."""
     registry = Registry(registry_folder)
@@ -299,9 +327,8 @@ def test_another_set_of_inputs_and_tasks_after_a_swap(
         wait_for_version(client, "feed", version)
         prediction = client.predict("feed", wide)
         assert list(prediction) == ["play", "finish", "share"]
-        np.testing.assert_allclose(
-            prediction["share"], VIDEO.reference(template, 6, rows)["share"], rtol=1e-4, atol=2e-5
-        )
+        expected = VIDEO.scored(runner, template, 6, rows)
+        np.testing.assert_allclose(prediction["share"], expected["share"], rtol=1e-4, atol=2e-5)
 
 
 # The end
@@ -342,10 +369,10 @@ def waiting(server: RunningServer) -> int:
 
 
 def test_drain_under_load_fails_no_request_but_by_unavailable(
-    registry_folder: Path, template: Template, tmp_path: Path
+    registry_folder: Path, runner: BinaryRunner, template: Template, tmp_path: Path
 ) -> None:
     FEED.publish(Registry(registry_folder), template, seed=1)
-    expected = FEED.reference(template, 1, ROWS)
+    expected = FEED.scored(runner, template, 1, ROWS)
     codes: Counter[grpc.StatusCode] = Counter()
     enough = threading.Event()
 
