@@ -47,6 +47,11 @@ def block(width: int, largest: int) -> int:
     return min(largest, max(16, 1 << (width - 1).bit_length()))
 
 
+def ints(values: Sequence[int]) -> tuple[int, ...]:
+    """Constants of a kernel from what may be symbolic while torch.compile or torch.export traces."""
+    return tuple(int(value) for value in values)
+
+
 def aligned(elements: int) -> int:
     """`elements` rounded up to whole units of `ALIGNMENT`."""
     return -(-elements // ALIGNMENT) * ALIGNMENT
@@ -62,10 +67,10 @@ def arena_of(weights: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, lis
     for weight in weights:
         offsets.append(end)
         pieces.append(weight.reshape(-1).to(dtype))
-        gap = aligned(weight.numel()) - weight.numel()
-        if gap:
-            pieces.append(pieces[-1].new_zeros(gap))
-        end += weight.numel() + gap
+        size = int(weight.numel())  # a constant also while torch.compile traces with symbolic shapes
+        if size != aligned(size):
+            pieces.append(pieces[-1].new_zeros(aligned(size) - size))
+        end += aligned(size)
     return torch.cat(pieces).unsqueeze(0), offsets
 
 
@@ -173,9 +178,9 @@ def weight_gradient(
 ):
     """One BLOCK_N × BLOCK_K tile of a linear layer's dW[n, k] = Σ g[row, n] x[row, k] over rows first..last, to w_ptr.
 
-    Tiles of k = 0 also write db[n] = Σ g[row, n] to b_ptr.
+    Tiles of k = 0 also write db[n] = Σ g[row, n] to b_ptr. K = 0: there is no W.
     """
-    TILES_K: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
+    TILES_K: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K if K > 0 else 1
     n = (tile // TILES_K) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = (tile % TILES_K) * BLOCK_K + tl.arange(0, BLOCK_K)
     acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
@@ -183,11 +188,13 @@ def weight_gradient(
     for row in range(first, last, BLOCK_ROWS):
         m = row + tl.arange(0, BLOCK_ROWS).to(tl.int64)
         g = load_tile(g_ptr, G_STRIDE, m, n, last, N)
-        x = load_tile(x_ptr, X_STRIDE, m, k, last, K)
-        acc = tl.dot(tl.trans(g), x, acc, input_precision="ieee")
+        if K > 0:
+            x = load_tile(x_ptr, X_STRIDE, m, k, last, K)
+            acc = tl.dot(tl.trans(g), x, acc, input_precision="ieee")
         if HAS_BIAS:
             total += tl.sum(g.to(tl.float32), axis=0)
-    tl.store(w_ptr + n[:, None] * K + k[None, :], acc, mask=(n[:, None] < N) & (k[None, :] < K))
+    if K > 0:
+        tl.store(w_ptr + n[:, None] * K + k[None, :], acc, mask=(n[:, None] < N) & (k[None, :] < K))
     if HAS_BIAS:  # noqa: SIM102 (a constexpr, which `and` would turn into a run-time condition)
         if tile % TILES_K == 0:
             tl.store(b_ptr + n, total, mask=n < N)
@@ -213,18 +220,18 @@ def _weight_gradients_kernel(
     for j in tl.static_range(len(JOBS)):
         if (tile >= JOBS[j][0]) & (tile < JOBS[j][1]):
             weight_gradient(
-                _operand(a_ptr, s_ptr, JOBS[j][2]) + JOBS[j][3],
-                JOBS[j][4],
-                _operand(a_ptr, s_ptr, JOBS[j][5]) + JOBS[j][6],
-                JOBS[j][7],
-                part_ptr + JOBS[j][10],
-                part_ptr + JOBS[j][11],
+                _matrix(a_ptr, s_ptr, JOBS[j][2]),
+                JOBS[j][2] & 0xFFFFFF,
+                _matrix(a_ptr, s_ptr, JOBS[j][3]),
+                JOBS[j][3] & 0xFFFFFF,
+                part_ptr + JOBS[j][6],
+                part_ptr + JOBS[j][7],
                 tile - JOBS[j][0],
                 first,
                 last,
-                JOBS[j][8],
-                JOBS[j][9],
-                JOBS[j][11] >= 0,
+                JOBS[j][4],
+                JOBS[j][5],
+                JOBS[j][7] >= 0,
                 BLOCK_N,
                 BLOCK_K,
                 BLOCK_ROWS,
@@ -232,24 +239,33 @@ def _weight_gradients_kernel(
 
 
 @triton.jit
-def _operand(a_ptr, s_ptr, BUFFER: tl.constexpr):
-    if BUFFER == 0:
-        return a_ptr
-    return s_ptr
+def _matrix(a_ptr, s_ptr, AT: tl.constexpr):
+    if AT >> 48 == 0:
+        return a_ptr + ((AT >> 24) & 0xFFFFFF)
+    return s_ptr + ((AT >> 24) & 0xFFFFFF)
 
 
-Operand = tuple[int, int, int]
-"""Where a matrix of one row per row of the batch lies: (buffer, first column, row stride); strides are in elements."""
+Operand = int
+"""Where a matrix of one row per row of the batch lies; made by `operand`."""
 
 
-def weight_gradients(
-    jobs: Sequence[tuple[Operand, Operand, int, int, int, int]], a: Tensor, s: Tensor, elements: int
-) -> Tensor:
+def operand(buffer: int, column: int, stride: int) -> Operand:
+    """The matrix whose row r begins at element r * stride + column of that buffer."""
+    if not (0 <= column < 1 << 24 and 0 <= stride < 1 << 24):
+        raise ValueError(f"a row of {max(column, stride)} elements; the kernels take rows of less than {1 << 24}")
+    return buffer << 48 | column << 24 | stride
+
+
+GradientJob = tuple[Operand, Operand, int, int, int, int]
+"""A linear layer's (g, x, N, K, weight, bias): see `weight_gradients`."""
+
+
+def weight_gradients(jobs: Sequence[GradientJob], a: Tensor, s: Tensor, elements: int) -> Tensor:
     """Gradients of all linear layers of an op, in one launch.
 
     Args:
         jobs: per layer (g, x, N, K, weight, bias): dW[n, k] = Σ g[row, n] x[row, k] goes to element `weight` of the
-            result, db[n] = Σ g[row, n] to element `bias`, unless that is -1.
+            result, db[n] = Σ g[row, n] to element `bias`, unless that is -1. K = 0: there is no W, only b.
         a, s: buffers 0 and 1 of the operands.
         elements: of one slot of the arena.
 
@@ -258,8 +274,8 @@ def weight_gradients(
     """
     rows, tiles, table = a.shape[0], 0, []
     for g, x, n, k, weight, bias in jobs:
-        end = tiles + triton.cdiv(n, BLOCK_K) * triton.cdiv(k, BLOCK_N)
-        table.append((tiles, end, *g, *x, n, k, weight, bias))
+        end = tiles + triton.cdiv(n, BLOCK_K) * max(1, triton.cdiv(k, BLOCK_N))
+        table.append((tiles, end, g, x, n, k, weight, bias))
         tiles = end
     parts = torch.zeros((GRADIENT_SPLITS, elements), dtype=torch.float32, device=a.device)
     # Whole blocks of rows, so that no part begins in the middle of one.

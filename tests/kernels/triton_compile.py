@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,17 @@ class Compiled:
     """16-byte cp.async in the PTX: loads that are pipelined."""
 
 
+@dataclass(frozen=True)
+class Request:
+    """A kernel to compile: see `compile_sm90`."""
+
+    kernel: str
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    num_warps: int = 4
+    num_stages: int = 3
+
+
 def compile_sm90(
     kernel: str,
     signature: Mapping[str, str],
@@ -53,34 +64,40 @@ def compile_sm90(
     constexprs: value of each constexpr (numbers and nested tuples of numbers).
     Raises RuntimeError with the compiler's output when it cannot be compiled.
     """
-    request = json.dumps([kernel, dict(signature), dict(constexprs), num_warps, num_stages])
+    return compile_all([Request(kernel, signature, constexprs, num_warps, num_stages)])[0]
+
+
+def compile_all(requests: Sequence[Request]) -> list[Compiled]:
+    """Compiles several kernels in one process; see `compile_sm90`."""
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    text = json.dumps([asdict(request) for request in requests])
     done = subprocess.run(
-        [sys.executable, __file__], input=request, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, __file__], input=text, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise RuntimeError(f"{kernel} does not compile for sm_90:\n{done.stderr[-4000:]}")
-    return Compiled(**json.loads(done.stdout.splitlines()[-1]))
+        names = ", ".join(sorted({request.kernel for request in requests}))
+        raise RuntimeError(f"{names} does not compile for sm_90:\n{done.stderr[-4000:]}")
+    return [Compiled(**result) for result in json.loads(done.stdout.splitlines()[-1])]
 
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _compile(kernel: str, signature: dict[str, str], constexprs: dict[str, Any], warps: int, stages: int) -> Compiled:
+def _compile(request: Request) -> Compiled:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    module, name = kernel.split(":")
+    module, name = request.kernel.split(":")
     function = getattr(importlib.import_module(module), name)
-    constants = {key: _tuples(value) for key, value in constexprs.items()}
-    types = {arg: "constexpr" if arg in constants else signature[arg] for arg in function.arg_names}
+    constants = {key: _tuples(value) for key, value in request.constexprs.items()}
+    types = {arg: "constexpr" if arg in constants else request.signature[arg] for arg in function.arg_names}
     attributes = {(i,): [["tt.divisibility", 16]] for i, type_ in enumerate(types.values()) if type_.startswith("*")}
     built = triton.compile(
         ASTSource(function, types, constants, attrs=attributes),
         target=GPUTarget("cuda", 90, 32),
-        options={"num_warps": warps, "num_stages": stages},
+        options={"num_warps": request.num_warps, "num_stages": request.num_stages},
     )
     usage = _resource_usage(built.asm["cubin"], Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump")
     ptx = built.asm["ptx"]
@@ -104,4 +121,4 @@ def _resource_usage(cubin: bytes, cuobjdump: Path) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(_compile(*json.loads(sys.stdin.read())))))
+    print(json.dumps([asdict(_compile(Request(**request))) for request in json.loads(sys.stdin.read())]))

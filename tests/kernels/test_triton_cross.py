@@ -1,0 +1,116 @@
+"""`cross` in Triton: interpreted on the CPU against the reference, and compiled for the H100."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from smt.kernels import triton_stages
+from smt.kernels.cross import cross_full, cross_low_rank
+from smt.kernels.cross.triton import _backward_program, _forward_program
+from tests.kernels.triton_compile import SHARED_LIMIT
+from tests.kernels.triton_programs import compile_programs
+
+# (rows, width, rank, layers)
+SHAPES = [(0, 5, 2, 2), (1, 5, 2, 3), (5, 17, 3, 2), (33, 13, 1, 1), (70, 40, 24, 3)]
+TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+def weights_of(width: int, rank: int, layers: int, seed: int = 0) -> list[list[Tensor]]:
+    """Low-rank: down, up, biases. Full (rank 0): weights, biases."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(rank, width), (width, rank), (width,)] if rank else [(width, width), (width,)]
+    return [[torch.randn(s, generator=generator) / s[-1] ** 0.5 for _ in range(layers)] for s in shapes]
+
+
+def run(x: Tensor, lists: list[list[Tensor]], backend: str) -> Tensor:
+    return cross_low_rank(x, *lists, backend=backend) if len(lists) == 3 else cross_full(x, *lists, backend=backend)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("launches", ["one", "split"])
+@pytest.mark.parametrize(("rows", "width", "rank", "layers"), SHAPES)
+def test_forward_and_backward(
+    monkeypatch: pytest.MonkeyPatch, rows: int, width: int, rank: int, layers: int, launches: str, full: bool
+) -> None:
+    if launches == "split":  # as for matrices wider than those of one launch, with several tiles of columns
+        monkeypatch.setattr(triton_stages, "ONE_LAUNCH_WIDTH", 0)
+        monkeypatch.setattr(triton_stages, "BLOCK_N", 16)
+    _forward_program.cache_clear()
+    _backward_program.cache_clear()
+    x = torch.randn(rows, width, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    lists = [[w.requires_grad_() for w in group] for group in weights_of(width, 0 if full else rank, layers)]
+    leaves = [x, *(w for group in lists for w in group)]
+    outcomes = []
+    for backend in ("triton", "reference"):
+        y = run(x, lists, backend)
+        outcomes.append([y, *torch.autograd.grad(y, leaves, torch.linspace(-1, 1, y.numel()).view(y.shape))])
+    for found, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("rows", [1, 64, 200])
+def test_rows_of_many_slots(rows: int, rank: int) -> None:
+    width, layers, row_block = 9, 2, 64
+    slots = [weights_of(width, rank, layers, seed) for seed in range(3)]
+    flat = [[w.flatten() for group in lists for w in group] for lists in slots]
+    gap = torch.full((5,), torch.nan)  # what lies between the weights is not read
+    arena = torch.stack([torch.cat([piece for w in weights for piece in (gap, w)]) for weights in flat])
+    offsets, end = [], 0
+    for w in flat[0]:
+        offsets.append(end + 5)
+        end += 5 + w.numel()
+    x = torch.randn(rows, width, generator=torch.Generator().manual_seed(1))
+    block_slot = torch.tensor([2, 0, 2, 1][: -(-rows // row_block)], dtype=torch.int32)
+    found = torch.ops.smt.cross_triton(x, arena, block_slot, offsets, rank, row_block)
+    blocks = [run(part, slots[s], "reference") for part, s in zip(x.split(row_block), block_slot.tolist(), strict=True)]
+    torch.testing.assert_close(found, torch.cat(blocks), **TOLERANCE)
+
+
+def test_strided_input() -> None:
+    x = torch.randn(12, 10, generator=torch.Generator().manual_seed(1))[::2, ::2]
+    lists = weights_of(5, 2, 2)
+    torch.testing.assert_close(run(x, lists, "triton"), run(x, lists, "reference"), **TOLERANCE)
+
+
+def test_errors() -> None:
+    x, slots = torch.zeros(70, 5), torch.zeros(2, dtype=torch.int32)
+    op = torch.ops.smt.cross_triton
+    with pytest.raises(ValueError, match="row_block is 48; expected a multiple of 64"):
+        op(x, torch.zeros(1, 30), slots, [0, 25], 0, 48)
+    with pytest.raises(ValueError, match=r"2 entries of block_slot for 150 rows; expected one per 64 rows"):
+        op(torch.zeros(150, 5), torch.zeros(1, 30), slots, [0, 25], 0, 64)
+    with pytest.raises(ValueError, match=r"expected a contiguous .* of torch.float32"):
+        op(x, torch.zeros(1, 30, dtype=torch.float64), slots, [0, 25], 0, 64)
+    with pytest.raises(ValueError, match="a slot of the arena has 29 elements"):
+        op(x, torch.zeros(1, 29), slots, [0, 25], 0, 64)
+    with pytest.raises(ValueError, match="4 offsets; expected 3 per layer"):
+        op(x, torch.zeros(1, 60), slots, [0, 1, 2, 3], 2, 64)
+    with pytest.raises(ValueError, match=r"up\[1\] has shape \(5, 3\); expected \(5, 2\)"):
+        cross_low_rank(
+            x, [torch.zeros(2, 5)] * 2, [torch.zeros(5, 2), torch.zeros(5, 3)], [torch.zeros(5)] * 2, backend="triton"
+        )
+    arena = torch.zeros(2, 30, requires_grad=True)
+    with pytest.raises(ValueError, match="the arena has 2 slots; gradients are of an arena of one slot"):
+        op(x, arena, slots, [0, 25], 0, 64).sum().backward()
+
+
+def test_compiled_for_hopper() -> None:
+    """R1, R3 and one layer of R2 of the kernel benchmark: nothing spills, and every matrix goes through wgmma."""
+    programs = {}
+    for name, width, rank, layers in (("R1", 432, 64, 3), ("R3", 800, 64, 2), ("R2", 3456, 512, 1)):
+        matrix = width * rank
+        offsets = tuple(i * matrix for i in range(2 * layers))
+        offsets += tuple(2 * layers * matrix + i * width for i in range(layers))
+        elements = offsets[-1] + width
+        programs[name] = _forward_program(offsets, rank, width, layers)[0], elements
+        if name != "R3":
+            programs[f"{name} backward"] = _backward_program(offsets, rank, width, layers)[0], elements
+    for name, launches in compile_programs(programs).items():
+        assert len(launches) == 1 or "R2" in name
+        for compiled, matrices in launches:
+            assert compiled.spill_bytes == 0, (name, compiled)
+            assert compiled.shared_bytes <= SHARED_LIMIT // 2, "two programs fit one SM"
+            assert compiled.wgmma >= 4 * matrices, (name, compiled)
+            assert compiled.mma == 0, (name, compiled)
+            assert compiled.async_copies > 0 or matrices == 0, (name, compiled)
