@@ -46,31 +46,35 @@ constexpr int kSets = kBlockRows < 12 ? 1
                       : M* N <= 6     ? 2
                                       : 1;
 
+// The packed k of a panel reaches to a multiple of S in zeros, and so does the activations' own: no block has a tail,
+// and its sums stay in registers from the first step to the last.
+template <int S>
+constexpr int64_t whole_sets(int64_t steps) {
+  return (steps + S - 1) / S * S;
+}
+
 template <int M, int N>
 struct Fp32Block {
   static __attribute__((noinline)) void run(const float* a, int64_t lda, const float* b, int64_t k, float* c) {
     constexpr int S = kSets<M, N>;
     v16f sums[S][M][N] = {};
-    int64_t i = 0;
-    for (; i + S <= k; i += S) {
+    for (int64_t i = 0; i < whole_sets<S>(k); i += S, b += S * N * 16) {
+#pragma GCC unroll 4
       for (int s = 0; s < S; ++s) {
         v16f w[N];
         for (int n = 0; n < N; ++n) w[n] = load(b + (s * N + n) * 16);
+#pragma GCC unroll 12
         for (int m = 0; m < M; ++m) {
           v16f x = splat(a[m * lda + i + s]);
           for (int n = 0; n < N; ++n) sums[s][m][n] += x * w[n];
         }
       }
-      b += S * N * 16;
     }
-    for (; i < k; ++i, b += N * 16) {
-      for (int m = 0; m < M; ++m) {
-        for (int n = 0; n < N; ++n) sums[0][m][n] += a[m * lda + i] * load(b + n * 16);
-      }
-    }
+#pragma GCC unroll 12
     for (int m = 0; m < M; ++m) {
       for (int n = 0; n < N; ++n) {
         v16f total = sums[0][m][n];
+#pragma GCC unroll 4
         for (int s = 1; s < S; ++s) total += sums[s][m][n];
         store(c + m * kPanel + n * 16, total);
       }
@@ -113,39 +117,39 @@ struct Bf16 {
 
 #elif defined(__AVX512BF16__)
 
-// One pair of k: M broadcast pairs of activations times N vectors of pairs of weights.
-template <int M, int N>
-SMT_INLINE void bf16_pair(__m512 (&sums)[M][N], const bf16* a, int64_t lda, const std::byte* b) {
-  __m512bh w[N];
-  for (int n = 0; n < N; ++n) w[n] = (__m512bh)_mm512_loadu_si512(b + n * 1024);
-#pragma GCC unroll 12
-  for (int m = 0; m < M; ++m) {
-    int32_t pair;
-    std::memcpy(&pair, a + m * lda, sizeof pair);
-    __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
-    for (int n = 0; n < N; ++n) sums[m][n] = _mm512_dpbf16_ps(sums[m][n], w[n], x);
-  }
-}
-
 template <int M, int N>
 struct Bf16Block {
   static __attribute__((noinline)) void run(const bf16* a, int64_t lda, const std::byte* b, int64_t pairs, float* c) {
     constexpr int S = kSets<M, N>;
     __m512 sums[S][M][N];
-    for (auto& set : sums) {
-      for (auto& row : set) {
-        for (auto& sum : row) sum = _mm512_setzero_ps();
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) {
+#pragma GCC unroll 12
+      for (int m = 0; m < M; ++m) {
+        for (int n = 0; n < N; ++n) sums[s][m][n] = _mm512_setzero_ps();
       }
     }
-    for (; pairs >= 16; pairs -= 16, a += 32, b += N * 1024) {
-      for (int p = 0; p < 16; p += S) {
-        for (int s = 0; s < S; ++s) bf16_pair<M, N>(sums[s], a + 2 * (p + s), lda, b + (p + s) * 64);
+    for (int64_t left = whole_sets<S>(pairs); left > 0; left -= 16, b += (N - 1) * 1024) {
+      for (const std::byte* end = b + (left < 16 ? left : 16) * 64; b != end; a += 2 * S, b += S * 64) {
+#pragma GCC unroll 4
+        for (int s = 0; s < S; ++s) {
+          __m512bh w[N];
+          for (int n = 0; n < N; ++n) w[n] = (__m512bh)_mm512_loadu_si512(b + n * 1024 + s * 64);
+#pragma GCC unroll 12
+          for (int m = 0; m < M; ++m) {
+            int32_t pair;
+            std::memcpy(&pair, a + m * lda + 2 * s, sizeof pair);
+            __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+            for (int n = 0; n < N; ++n) sums[s][m][n] = _mm512_dpbf16_ps(sums[s][m][n], w[n], x);
+          }
+        }
       }
     }
-    for (int64_t p = 0; p < pairs; ++p) bf16_pair<M, N>(sums[0], a + 2 * p, lda, b + p * 64);
+#pragma GCC unroll 12
     for (int m = 0; m < M; ++m) {
       for (int n = 0; n < N; ++n) {
         __m512 total = sums[0][m][n];
+#pragma GCC unroll 4
         for (int s = 1; s < S; ++s) total = _mm512_add_ps(total, sums[s][m][n]);
         _mm512_storeu_ps(c + m * kPanel + n * 16, total);
       }
@@ -229,23 +233,24 @@ struct Int8Block {
                                             float* c) {
     constexpr int S = kSets<M, N>;
     v16i sums[S][M][N] = {};
-    auto step = [&](int s, const uint8_t* x, const std::byte* weights) {
-      v16i w[N];
-      for (int n = 0; n < N; ++n) w[n] = load(reinterpret_cast<const int32_t*>(weights + n * 1024));
+    for (int64_t left = whole_sets<S>(quads); left > 0; left -= 16, b += (N - 1) * 1024) {
+      for (const std::byte* end = b + (left < 16 ? left : 16) * 64; b != end; a += 4 * S, b += S * 64) {
+#pragma GCC unroll 4
+        for (int s = 0; s < S; ++s) {
+          v16i w[N];
+          for (int n = 0; n < N; ++n) w[n] = load(reinterpret_cast<const int32_t*>(b + n * 1024 + s * 64));
 #pragma GCC unroll 12
-      for (int m = 0; m < M; ++m) {
-        for (int n = 0; n < N; ++n) sums[s][m][n] = quadruples(sums[s][m][n], x + m * lda, w[n]);
-      }
-    };
-    for (; quads >= 16; quads -= 16, a += 64, b += N * 1024) {
-      for (int q = 0; q < 16; q += S) {
-        for (int s = 0; s < S; ++s) step(s, a + 4 * (q + s), b + (q + s) * 64);
+          for (int m = 0; m < M; ++m) {
+            for (int n = 0; n < N; ++n) sums[s][m][n] = quadruples(sums[s][m][n], a + m * lda + 4 * s, w[n]);
+          }
+        }
       }
     }
-    for (int64_t q = 0; q < quads; ++q) step(0, a + 4 * q, b + q * 64);
+#pragma GCC unroll 12
     for (int m = 0; m < M; ++m) {
       for (int n = 0; n < N; ++n) {
         v16i total = sums[0][m][n];
+#pragma GCC unroll 4
         for (int s = 1; s < S; ++s) total += sums[s][m][n];
         std::memcpy(c + m * kPanel + n * 16, &total, sizeof total);
       }

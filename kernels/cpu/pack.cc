@@ -24,7 +24,7 @@ int64_t source_row(const Matrix& m, int64_t n) { return n % m.split * (m.n / m.s
 template <class Place>
 void for_each_weight(const Matrix& m, int64_t unit, int64_t depth, Place&& place) {
   int64_t blocks = depth == 0 ? 1 : (m.k + depth - 1) / depth;
-  int64_t block_k = depth == 0 ? m.k : depth;
+  int64_t block_k = depth == 0 ? (m.k + 3) / 4 * 4 : depth;
   for (int64_t n = 0; n < m.n; ++n) {
     int64_t panel = n / kPanel;
     int64_t columns = std::min(kPanel, m.n16 - panel * kPanel);

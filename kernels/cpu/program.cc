@@ -247,7 +247,7 @@ class Builder {
     if (with_bias) reach(m.bias_source, groups * n);
     switch (program().precision) {
       case Precision::kFp32:
-        m.group_bytes = m.n16 * k * 4;
+        m.group_bytes = m.n16 * round_up(k, 4) * 4;
         break;
       case Precision::kBf16:
         m.group_bytes = m.n16 * round_up(k, 32) * 2;

@@ -34,7 +34,7 @@ enum class StepKind : int64_t {
 // One matrix [groups, n, k] (row-major in the slab) with its bias [groups, n]; groups are experts or towers.
 //
 // Packed, each group is a sequence of panels of 32 columns (the last may have 16), each panel a sequence of k blocks:
-//   fp32: per k:      [columns/16][16] float
+//   fp32: per k:      [columns/16][16] float (k rounded up to 4)
 //   bf16: per 32 k:   [columns/16][16 pairs of k][16 columns][2] bf16: an AMX tile, or 16 operands of vdpbf16ps
 //   int8: per 64 k:   [columns/16][16 quadruples of k][16 columns][4] int8: an AMX tile, or 16 operands of vpdpbusd
 // Padding is zero. All offsets are bytes from the start of the slot, multiples of 64.

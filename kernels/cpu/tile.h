@@ -66,9 +66,10 @@ SMT_INLINE void finish_panel(const Tile<P>& t, const typename P::Operand& x, con
       z[v] = load(reinterpret_cast<const int32_t*>(t.slot + m.shift) + group * m.n16 + n + v * kLanes);
     }
   }
-  for (int64_t r = 0; r < t.rows; ++r) {
+  const float* sums = t.sums;
+  for (int64_t r = 0, rows = t.rows; r < rows; ++r, sums += kPanel) {
     Columns<V> y;
-    for (int v = 0; v < V; ++v) y.at[v] = P::value(x, r, t.sums + r * kPanel + v * kLanes, s[v], z[v]) + b[v];
+    for (int v = 0; v < V; ++v) y.at[v] = P::value(x, r, sums + v * kLanes, s[v], z[v]) + b[v];
     epilogue(r, n, y);
   }
 }
