@@ -39,12 +39,11 @@ SMT_INLINE void with_shape(int64_t m, int64_t n, Arguments... arguments) {
   }
 }
 
-// Accumulators of few rows wait for each other's latency: more sets, each for every U-th step of k.
+// Accumulators of few rows wait for each other's latency: more sets, each for every U-th step of k. Blocks of more than
+// 5 rows have one: no part of a call with 6 rows or more is cut into lower ones, so a row's sums are the same to the
+// bit however many threads share the call and whatever rows surround it.
 template <int M, int N>
-constexpr int kSets = kBlockRows < 12 ? 1
-                      : M* N <= 2     ? 4
-                      : M* N <= 6     ? 2
-                                      : 1;
+constexpr int kSets = kBlockRows < 12 ? 1 : M > 5 ? 1 : M * N <= 2 ? 4 : M * N <= 6 ? 2 : 1;
 
 // The packed k of a panel reaches to a multiple of S in zeros, and so does the activations' own: no block has a tail,
 // and its sums stay in registers from the first step to the last.
@@ -279,9 +278,9 @@ struct Int8 {
         v16f x = load(a + r * lda + i);
         peak = vmax(peak, vmax(x, -x));
       }
-      float largest = largest_magnitude(peak);
-      scales[r] = largest / 127.0F;
-      float inverse = largest > 0 ? 127.0F / largest : 0.0F;
+      float magnitude = largest(peak);
+      scales[r] = magnitude / 127.0F;
+      float inverse = magnitude > 0 ? 127.0F / magnitude : 0.0F;
       for (int64_t i = 0; i < k16; i += 16) {
         v16f scaled =
             load(a + r * lda + i) * inverse + 12583040.0F;  // 1.5 * 2^23 + 128: rounds; the low byte is the value

@@ -171,13 +171,11 @@ at::Tensor rank(const at::Tensor& arena, const at::Tensor& block_slot, const at:
 at::Tensor pack(const at::Tensor& slab, c10::IntArrayRef values) {
   const CompiledProgram& program = compiled(values);
   check_tensor(slab, "slab", at::kFloat, 1);
+  TORCH_CHECK_VALUE(slab.numel() >= program.program().slab_elements, "slab: ", slab.numel(),
+                    " elements; the program reads ", program.program().slab_elements);
   at::Tensor slot = at::empty({program.program().packed_bytes}, at::TensorOptions().dtype(at::kByte));
-  try {
-    program.pack(std::span(slab.const_data_ptr<float>(), static_cast<size_t>(slab.numel())),
-                 static_cast<std::byte*>(slot.mutable_data_ptr()));
-  } catch (const std::invalid_argument& error) {
-    TORCH_CHECK_VALUE(false, error.what());
-  }
+  program.pack(std::span(slab.const_data_ptr<float>(), static_cast<size_t>(slab.numel())),
+               static_cast<std::byte*>(slot.mutable_data_ptr()));
   return slot;
 }
 

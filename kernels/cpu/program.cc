@@ -7,7 +7,8 @@
 namespace smt::cpu {
 namespace {
 
-constexpr int64_t kMost = int64_t{1} << 24;  // of any count or width: products of two stay far from overflow
+constexpr int64_t kMost = int64_t{1} << 24;      // of any count or width: products of two stay far from overflow
+constexpr int64_t kMostInt8 = int64_t{1} << 16;  // products of 255 and 127 in a sum below 2^31
 
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
@@ -117,7 +118,9 @@ class Builder {
 
   void gather(Step& step) {
     one_group("gather");
-    if (program().gather != nullptr) in_.fail("gather", "a program has at most one");
+    if (gather_ >= 0) in_.fail("gather", "a program has at most one");
+    if (!out_.steps.empty() && out_.steps.back().kind != StepKind::kMlp)
+      in_.fail("gather", "comes first or behind mlp");
     step.slots = in_.count("slots");
     step.dim = in_.count("dim");
     step.pooling = Pooling{in_.next("pooling", 0, 1)};
@@ -253,6 +256,7 @@ class Builder {
         m.group_bytes = m.n16 * round_up(k, 32) * 2;
         break;
       case Precision::kInt8:
+        if (k > kMostInt8) in_.fail("units", "more inputs than int8 sums of 32 bits hold");
         m.group_bytes = m.n16 * round_up(k, 64);
         m.scale = place(groups * m.n16 * 4);
         m.shift = place(groups * m.n16 * 4);

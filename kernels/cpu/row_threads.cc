@@ -1,5 +1,7 @@
 #include "row_threads.h"
 
+#include <unistd.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <exception>
@@ -22,6 +24,10 @@ void pause() {
 class Helpers {
  public:
   ~Helpers() {
+    if (!mine()) {  // a fork has no threads to wait for
+      for (std::thread& thread : threads_) thread.detach();
+      return;
+    }
     {
       std::lock_guard lock(mutex_);
       stopping_.store(true);
@@ -31,6 +37,7 @@ class Helpers {
   }
 
   bool try_run(int64_t rows, int64_t parts, const std::function<void(int64_t, int64_t)>& body) {
+    if (!mine()) return false;
     std::unique_lock busy(busy_, std::try_to_lock);
     if (!busy.owns_lock()) return false;
     while (static_cast<int64_t>(threads_.size()) < parts - 1) {
@@ -58,13 +65,17 @@ class Helpers {
   void take_parts() {
     for (int64_t part; (part = next_.fetch_add(1, std::memory_order_relaxed)) < parts_;) {
       try {
-        (*body_)(rows_ * part / parts_, rows_ * (part + 1) / parts_);
+        (*body_)(cut(part), part + 1 == parts_ ? rows_ : cut(part + 1));
       } catch (...) {
         std::lock_guard lock(mutex_);
         if (!error_) error_ = std::current_exception();
       }
     }
   }
+
+  // First row of a part. At multiples of 8: a row block is never cut into parts so low that their sums are made in
+  // another order (gemm.h).
+  int64_t cut(int64_t part) const { return rows_ * part / parts_ / 8 * 8; }
 
   void help(uint64_t seen) {
     for (;;) {
@@ -83,6 +94,10 @@ class Helpers {
     }
   }
 
+  // Whether this is the process that started the threads, and no fork of it.
+  bool mine() const { return getpid() == process_; }
+
+  const pid_t process_ = getpid();
   std::mutex busy_;  // held for the whole of a call
   // Guards error_, and with wake_ the changes of generation_ and stopping_ that sleeping helpers wait for.
   std::mutex mutex_;

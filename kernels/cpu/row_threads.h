@@ -9,7 +9,7 @@ namespace smt::cpu {
 
 // Calls body(first, last) for `threads` nearly equal parts of [0, rows), one of them on the calling thread, and returns
 // when all are done. The first exception of a part is thrown again. One call at a time has helpers; others that come
-// meanwhile run on their own thread alone.
+// meanwhile, and all calls of a forked process whose parent had some, run on their own thread alone.
 void split_rows(int64_t rows, int64_t threads, const std::function<void(int64_t, int64_t)>& body);
 
 }  // namespace smt::cpu

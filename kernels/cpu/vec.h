@@ -124,25 +124,27 @@ SMT_INLINE float half_to_float(uint16_t half) {
 SMT_INLINE v16f vmax(v16f a, v16f b) { return a > b ? a : b; }
 SMT_INLINE v16f vmin(v16f a, v16f b) { return a < b ? a : b; }
 
-SMT_INLINE float sum(v16f v) {
+// Halves by halves: combine(x, y) of all lanes.
+template <class Combine>
+SMT_INLINE float reduce(v16f v, Combine&& combine) {
   using v8f = float __attribute__((vector_size(32)));
   using v4f = float __attribute__((vector_size(16)));
-  v8f lanes[2];
-  std::memcpy(lanes, &v, sizeof v);
-  v8f eight = lanes[0] + lanes[1];
+  v8f halves[2];
+  std::memcpy(halves, &v, sizeof v);
+  v8f eight = combine(halves[0], halves[1]);
   v4f quarters[2];
   std::memcpy(quarters, &eight, sizeof eight);
-  v4f four = quarters[0] + quarters[1];
-  return (four[0] + four[1]) + (four[2] + four[3]);
+  v4f four = combine(quarters[0], quarters[1]);
+  four = combine(four, __builtin_shuffle(four, (int __attribute__((vector_size(16)))){2, 3, 0, 1}));
+  four = combine(four, __builtin_shuffle(four, (int __attribute__((vector_size(16)))){1, 0, 3, 2}));
+  return four[0];
 }
 
-SMT_INLINE float largest_magnitude(v16f v) {
-  float largest = 0;
-  for (int i = 0; i < 16; ++i) {
-    float magnitude = __builtin_fabsf(v[i]);
-    largest = magnitude > largest ? magnitude : largest;
-  }
-  return largest;
+SMT_INLINE float sum(v16f v) {
+  return reduce(v, [](auto a, auto b) { return a + b; });
+}
+SMT_INLINE float largest(v16f v) {
+  return reduce(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // Relative error below 2e-7 over the range of normal floats; saturates outside. Cody-Waite reduction, degree-6
