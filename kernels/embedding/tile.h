@@ -86,9 +86,10 @@ SMT_INLINE void store_part(Act* out, v16f values, int64_t count) {
 // The table row of an id, or null when it lies outside the pool (nothing is read outside, whatever the ids are).
 template <class P>
 SMT_INLINE const std::byte* pool_row(const Tile<P>& t, int64_t id, int64_t row_bytes) {
-  int64_t row = t.pool_base + id;
-  if (id < 0 || row < 0 || row >= t.in.pool_rows) return nullptr;
-  return t.in.pool + row * row_bytes;
+  if (id < 0 || t.pool_base < 0) return nullptr;
+  uint64_t row = static_cast<uint64_t>(t.pool_base) + static_cast<uint64_t>(id);  // no sum of these overflows
+  if (row >= static_cast<uint64_t>(t.in.pool_rows)) return nullptr;
+  return t.in.pool + static_cast<int64_t>(row) * row_bytes;
 }
 
 // Returns false when an id lies outside the pool.
@@ -100,12 +101,16 @@ bool gather(const Tile<P>& t, const Step& step) {
   int64_t stride = t.stride(step.out);
   Act* columns = t.act(step.out) + step.first;
   const int64_t* index = t.in.bag_index + t.first * step.slots;
-  for (int64_t r = 0; r < t.rows; ++r, index += step.slots) {
-    Act* out = columns + r * stride;
-    for (int64_t s = 0; s < step.slots; ++s, out += dim) {
+  // The columns of the row above: of the last tile's last row they are kept, since this tile's dense arch, whose
+  // vectors reach beyond its columns, has written into the buffer.
+  Act* kept = t.act(step.swap);
+  const Act* above = t.follows ? kept : nullptr;
+  for (int64_t r = 0; r < t.rows; ++r, index += step.slots, above = columns + (r - 1) * stride) {
+    for (int64_t s = 0; s < step.slots; ++s) {
+      Act* out = columns + r * stride + s * dim;
       int64_t bag = index[s];
-      if (r > 0 && bag == index[s - step.slots]) {  // a context feature: pooled once, then copied from the row above
-        std::memcpy(out, out - stride, static_cast<size_t>(dim) * sizeof(Act));
+      if (above != nullptr && bag == index[s - step.slots]) {  // a context feature: pooled once a request, then copied
+        std::memcpy(out, above + s * dim, static_cast<size_t>(dim) * sizeof(Act));
         continue;
       }
       int64_t begin = t.in.offsets[bag], end = t.in.offsets[bag + 1];
@@ -122,6 +127,7 @@ bool gather(const Tile<P>& t, const Step& step) {
       }
     }
   }
+  std::memcpy(kept, columns + (t.rows - 1) * stride, static_cast<size_t>(step.slots * dim) * sizeof(Act));
   return true;
 }
 
