@@ -52,5 +52,14 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+def on_kernels(x: torch.Tensor) -> bool:
+    """Whether an op launches its kernels on this tensor.
+
+    Elsewhere it computes what they mean in plain PyTorch, so that a program with these ops can be exported and compiled
+    for any device. Asked in the op's body, where AOTInductor sees it.
+    """
+    return x.device.type == "cuda" or interpreting()
+
+
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None

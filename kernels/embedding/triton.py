@@ -12,6 +12,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
+from smt.kernels.backend import on_kernels
+from smt.kernels.embedding import reference
+
 ELEMENTS = 2048  # of a program's output
 
 
@@ -65,13 +68,18 @@ def embedding_blocks(dim: int) -> dict[str, int]:
     return {"BLOCK_P": max(8, min(128, ELEMENTS // block_d)), "BLOCK_D": block_d}
 
 
-@triton_op("smt_triton::pooled_embedding", mutates_args={})
+@triton_op("smt::pooled_embedding_triton", mutates_args={})
 def _pooled_embedding(
     table: Tensor, scale: Tensor | None, bias: Tensor | None, ids: Tensor, offsets: Tensor, bag_index: Tensor,
     mean: bool, dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
     """-> [B, S, dim] of `dtype`; scale and bias for int8 tables."""
-    (rows, slots), dim = bag_index.shape, table.shape[1]
+    if not on_kernels(table):
+        pooling = "mean" if mean else "sum"
+        if scale is None or bias is None:
+            return reference.pooled_embedding(table, ids, offsets, bag_index, pooling).to(dtype)
+        return reference.pooled_embedding_int8(table, scale, bias, ids, offsets, bag_index, pooling).to(dtype)
+    (rows, slots), dim = bag_index.shape, int(table.shape[1])
     out = torch.empty((rows, slots, dim), dtype=dtype, device=table.device)
     blocks = embedding_blocks(dim)
     pairs = rows * slots
@@ -86,7 +94,7 @@ def pooled_embedding(
     table: Tensor, ids: Tensor, offsets: Tensor, bag_index: Tensor, pooling: str, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """See reference.py; the result is rounded to `dtype`."""
-    out: Tensor = torch.ops.smt_triton.pooled_embedding(
+    out: Tensor = torch.ops.smt.pooled_embedding_triton(
         table.contiguous(), None, None, ids, offsets, bag_index.contiguous(), pooling == "mean", dtype
     )
     return out
@@ -97,7 +105,7 @@ def pooled_embedding_int8(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:  # fmt: skip
     """See reference.py; the result is rounded to `dtype`."""
-    out: Tensor = torch.ops.smt_triton.pooled_embedding(
+    out: Tensor = torch.ops.smt.pooled_embedding_triton(
         table.contiguous(), scale, bias, ids, offsets, bag_index.contiguous(), pooling == "mean", dtype
     )
     return out

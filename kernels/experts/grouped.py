@@ -7,14 +7,13 @@ COLUMN + g * GROUP on (GROUP = 0: all groups read the same input). Weights are r
 of the arena. What is stored are pre-activations: the backward needs them, and who reads them applies the activation.
 """
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 from torch.library import wrap_triton
 
+from smt.kernels.experts.arena import Columns, Layer
 from smt.kernels.triton_support import (
     BLOCK_K,
     BLOCK_M,
@@ -139,41 +138,13 @@ def grouped_weight_gradient_kernel(
         tl.store(parts_ptr + BIAS + group * N + n, db, mask=n < N)
 
 
-@dataclass(frozen=True)
-class Layer:
-    """G linear layers [G, N, K] whose weights and biases begin at these elements of the arena."""
-
-    weight: int
-    bias: int
-    groups: int
-    outputs: int
-    inputs: int
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Where a layer's inputs or outputs lie in a buffer of one row per row of the batch.
-
-    `activation` is the code of the one that the reader applies (0: none).
-    """
-
-    buffer: Tensor
-    first: int = 0
-    group: int = 0
-    activation: int = 0
-
-    @property
-    def stride(self) -> int:
-        return self.buffer.stride(0)
-
-
 def grouped_linear(arena: Tensor, block_slot: Tensor, x: Columns, z: Columns, layer: Layer, row_block: int) -> None:
     """z_g = act(x_g) W_gᵀ + b_g."""
     rows, block_n = x.buffer.shape[0], block(layer.outputs, BLOCK_N)
     grid = ((rows + BLOCK_M - 1) // BLOCK_M, triton.cdiv(layer.outputs, block_n), layer.groups)
     wrap_triton(grouped_linear_kernel)[grid](
         x.buffer, arena, block_slot, z.buffer, rows,
-        row_block, arena.shape[1], layer.weight, layer.bias,
+        row_block, int(arena.shape[1]), layer.weight, layer.bias,
         x.stride, x.first, x.group, x.activation, z.stride, z.first, layer.inputs, layer.outputs,
         BLOCK_M, block_n, block(layer.inputs, BLOCK_K), num_warps=NUM_WARPS, num_stages=NUM_STAGES,
     )  # fmt: skip
@@ -207,16 +178,8 @@ def _input_gradient(
 
 
 def gradient_parts(arena: Tensor) -> Tensor:
-    """[WEIGHT_SPLITS, elements] float32 zeros, for `grouped_weight_gradient`; their sum is the arena's gradient.
-
-    Raises:
-        ValueError: the arena has more than one slot. Training has one scenario's weights.
-    """
-    if arena.shape[0] != 1:
-        raise ValueError(
-            f"arena of {arena.shape[0]} slots: gradients are those of one slot; train one scenario at a time"
-        )
-    return torch.zeros((WEIGHT_SPLITS, arena.shape[1]), dtype=torch.float32, device=arena.device)
+    """[WEIGHT_SPLITS, elements] float32 zeros for `grouped_weight_gradient`; their sum is the gradient of the slot."""
+    return torch.zeros((WEIGHT_SPLITS, int(arena.shape[1])), dtype=torch.float32, device=arena.device)
 
 
 def grouped_weight_gradient(parts: Tensor, dz: Columns, x: Columns, layer: Layer) -> None:
@@ -226,7 +189,7 @@ def grouped_weight_gradient(parts: Tensor, dz: Columns, x: Columns, layer: Layer
     part_rows = (rows + WEIGHT_SPLITS * BLOCK_M - 1) // (WEIGHT_SPLITS * BLOCK_M) * BLOCK_M
     wrap_triton(grouped_weight_gradient_kernel)[grid](
         dz.buffer, x.buffer, parts, rows, part_rows,
-        parts.shape[1], layer.weight, layer.bias,
+        int(parts.shape[1]), layer.weight, layer.bias,
         dz.stride, dz.first, x.stride, x.first, x.group, x.activation,
         layer.inputs, layer.outputs, BLOCK_M, block_n, block_k, num_warps=NUM_WARPS, num_stages=NUM_STAGES,
     )  # fmt: skip

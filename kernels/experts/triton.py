@@ -7,7 +7,6 @@ Layers before the last one are `grouped_linear` launches.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,9 +15,19 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-from smt.kernels.experts.grouped import (
+from smt.kernels.backend import on_kernels
+from smt.kernels.experts.arena import (
+    ACTIVATION_NAMES,
     Columns,
     Layer,
+    check_one_slot,
+    gradients_by_slot,
+    grouped_layers,
+    hidden_columns,
+    spans,
+    weights_in,
+)
+from smt.kernels.experts.grouped import (
     gradient_parts,
     grouped_input_gradient,
     grouped_linear,
@@ -26,6 +35,8 @@ from smt.kernels.experts.grouped import (
     linear_tile,
     shared_input_gradient,
 )
+from smt.kernels.experts.reference import experts as reference
+from smt.kernels.triton_stages import by_slot, check_arena
 from smt.kernels.triton_support import (
     ACTIVATION_CODES,
     BLOCK_M,
@@ -182,19 +193,19 @@ def mix_backward_kernel(
     tl.store(dscore_ptr + at, dscore.to(dscore_ptr.dtype.element_ty), mask=where)
 
 
-def expert_layers(widths: Sequence[int], weights: Sequence[int], biases: Sequence[int], groups: int) -> list[Layer]:
-    """The grouped layers of widths[0] inputs and widths[l + 1] outputs, at these offsets of the arena."""
-    places = zip(weights, biases, pairwise(widths), strict=True)
-    return [Layer(weight, bias, groups, n, k) for weight, bias, (k, n) in places]
+def experts_by_slot(
+    x: Tensor, arena: Tensor, block_slot: Tensor, layers: Sequence[Layer], gate: Layer, tasks: int, activation: int,
+    row_block: int,
+) -> Tensor:  # fmt: skip
+    """[B, T N_last], what the kernels compute, in plain PyTorch."""
 
+    def one(rows: Tensor, slab: Tensor) -> Tensor:
+        (*weights, gates), (*biases, gate_bias) = weights_in(slab, [*layers, gate])
+        count = layers[0].groups
+        gates, gate_bias = gates.view(tasks, count, gate.inputs), gate_bias.view(tasks, count)
+        return reference(rows, weights, biases, gates, gate_bias, ACTIVATION_NAMES[activation]).flatten(1)
 
-def hidden_columns(z: Tensor, layers: Sequence[Layer], activation: int) -> list[Columns]:
-    """Where each layer's pre-activations lie in `z` [B, Σ_l G N_l]."""
-    places, first = [], 0
-    for layer in layers:
-        places.append(Columns(z, first, layer.outputs, activation))
-        first += layer.groups * layer.outputs
-    return places
+    return by_slot(one, x, arena, block_slot, row_block)
 
 
 def mix_blocks(layer: Layer, inputs: int, tasks: int) -> dict[str, int]:
@@ -212,14 +223,19 @@ def mix_blocks(layer: Layer, inputs: int, tasks: int) -> dict[str, int]:
     }
 
 
-@triton_op("smt_triton::experts", mutates_args={})
+@triton_op("smt::experts_triton", mutates_args={})
 def _experts(
     arena: Tensor, block_slot: Tensor, x: Tensor, widths: Sequence[int], weights: Sequence[int], biases: Sequence[int],
     gate_weight: int, gate_bias: int, count: int, tasks: int, activation: int, row_block: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """-> mixtures [B, T, N_last], gates [B, T E] float32, pre-activations [B, Σ_l E N_l]."""
-    layers = expert_layers(widths, weights, biases, count)
+    """-> mixtures [B, T, N_last]; and for the backward: gates [B, T E] float32, pre-activations [B, Σ_l E N_l]."""
+    layers = grouped_layers(widths, weights, biases, count)
     rows, last = x.shape[0], layers[-1]
+    gate = Layer(int(gate_weight), int(gate_bias), 1, tasks * count, layers[0].inputs)
+    check_arena("experts", x, arena, block_slot, row_block, spans([*layers, gate]))
+    if not on_kernels(x):
+        mix = experts_by_slot(x, arena, block_slot, layers, gate, tasks, activation, row_block)
+        return mix.view(rows, tasks, last.outputs), x.new_empty(0, dtype=torch.float32), x.new_empty(0)
     mix = x.new_empty((rows, tasks, last.outputs))
     gates = x.new_empty((rows, tasks * count), dtype=torch.float32)
     z = x.new_empty((rows, count * sum(widths[1:])))
@@ -230,23 +246,24 @@ def _experts(
     source, target = inputs[-1], places[-1]
     wrap_triton(experts_kernel)[((rows + BLOCK_M - 1) // BLOCK_M,)](
         x, source.buffer, arena, block_slot, gates, z, mix, rows,
-        row_block, arena.shape[1], gate_weight, gate_bias, last.weight, last.bias,
-        x.stride(0), widths[0], source.stride, source.first, source.group, source.activation,
+        row_block, int(arena.shape[1]), gate.weight, gate.bias, last.weight, last.bias,
+        x.stride(0), gate.inputs, source.stride, source.first, source.group, source.activation,
         target.stride, target.first, last.inputs, last.outputs, count, tasks, activation,
-        **mix_blocks(last, widths[0], tasks), num_warps=MIX_WARPS, num_stages=NUM_STAGES,
+        **mix_blocks(last, gate.inputs, tasks), num_warps=MIX_WARPS, num_stages=NUM_STAGES,
     )  # fmt: skip
     return mix, gates, z
 
 
-@triton_op("smt_triton::experts_backward", mutates_args={})
+@triton_op("smt::experts_triton_backward", mutates_args={})
 def _experts_backward(
     dmix: Tensor, arena: Tensor, x: Tensor, gates: Tensor, z: Tensor,
     widths: Sequence[int], weights: Sequence[int], biases: Sequence[int],
     gate_weight: int, gate_bias: int, count: int, tasks: int, activation: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """-> gradients of the arena [1, elements] float32 and of x [B, K]."""
-    layers = expert_layers(widths, weights, biases, count)
+    layers = grouped_layers(widths, weights, biases, count)
     rows, last = x.shape[0], layers[-1]
+    gate = Layer(int(gate_weight), int(gate_bias), 1, tasks * count, layers[0].inputs)
     dz, dscore, dx = torch.empty_like(z), x.new_empty((rows, tasks * count)), x.new_empty(x.shape)
     parts = gradient_parts(arena)
     places = hidden_columns(z, layers, activation)
@@ -260,9 +277,8 @@ def _experts_backward(
         grouped_weight_gradient(parts, gradients[i], places[i - 1], layers[i])
         grouped_input_gradient(arena, gradients[i], places[i - 1], gradients[i - 1], layers[i])
     grouped_weight_gradient(parts, gradients[0], Columns(x), layers[0])
-    gate = Layer(gate_weight, gate_bias, 1, tasks * count, widths[0])
     grouped_weight_gradient(parts, Columns(dscore), Columns(x), gate)
-    shared_input_gradient(arena, gradients[0], dscore, Columns(dx), layers[0], gate_weight)
+    shared_input_gradient(arena, gradients[0], dscore, Columns(dx), layers[0], gate.weight)
     return parts.sum(0, keepdim=True), dx
 
 
@@ -274,7 +290,17 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, dmix: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     arena, x, gates, z = ctx.saved_tensors
-    darena, dx = torch.ops.smt_triton.experts_backward(dmix.contiguous(), arena, x, gates, z, *ctx.constants)
+    check_one_slot("experts", arena)
+    if on_kernels(x):
+        darena, dx = torch.ops.smt.experts_triton_backward(dmix.contiguous(), arena, x, gates, z, *ctx.constants)
+    else:
+        widths, weights, biases, gate_weight, gate_bias, count, tasks, activation = ctx.constants
+        layers = grouped_layers(widths, weights, biases, count)
+        gate = Layer(gate_weight, gate_bias, 1, tasks * count, widths[0])
+        darena, dx = gradients_by_slot(
+            lambda x, arena, slot: experts_by_slot(x, arena, slot, layers, gate, tasks, activation, BLOCK_M),
+            x, arena, dmix.flatten(1),
+        )  # fmt: skip
     return (darena.to(arena.dtype), None, dx, *[None] * (len(ctx.constants) + 1))
 
 
@@ -329,7 +355,7 @@ def experts_arena(
     Returns:
         [B, T, N_last] of the arena's dtype.
     """
-    mix: Tensor = torch.ops.smt_triton.experts(
+    mix: Tensor = torch.ops.smt.experts_triton(
         arena, block_slot, x, layout.widths, layout.weights, layout.biases, layout.gate_weight, layout.gate_bias,
         layout.count, layout.tasks, ACTIVATION_CODES[layout.activation], row_block,
     )[0]  # fmt: skip

@@ -14,9 +14,19 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-from smt.kernels.experts.grouped import (
+from smt.kernels.backend import on_kernels
+from smt.kernels.experts.arena import (
+    ACTIVATION_NAMES,
     Columns,
     Layer,
+    check_one_slot,
+    gradients_by_slot,
+    grouped_layers,
+    hidden_columns,
+    spans,
+    weights_in,
+)
+from smt.kernels.experts.grouped import (
     gradient_parts,
     grouped_input_gradient,
     grouped_linear,
@@ -26,13 +36,14 @@ from smt.kernels.experts.grouped import (
 from smt.kernels.experts.triton import (
     MIX_WARPS,
     ExpertsLayout,
-    expert_layers,
     experts_arena,
+    experts_by_slot,
     gate_tile,
-    hidden_columns,
     mix_blocks,
     mix_tile,
 )
+from smt.kernels.heads.reference import heads as reference
+from smt.kernels.triton_stages import by_slot, check_arena
 from smt.kernels.triton_support import (
     ACTIVATION_CODES,
     BLOCK_K,
@@ -147,26 +158,43 @@ def experts_heads_kernel(
         tl.store(out_ptr + m * TASKS + task, tl.sigmoid(logit), mask=m < rows)
 
 
-@triton_op("smt_triton::heads", mutates_args={})
+def heads_by_slot(
+    x: Tensor, arena: Tensor, block_slot: Tensor, layers: Sequence[Layer], logit: Layer, activation: int, row_block: int
+) -> Tensor:
+    """[B, T] float32 logits, what the kernels compute, in plain PyTorch."""
+
+    def one(rows: Tensor, slab: Tensor) -> Tensor:
+        (*weights, out), (*biases, out_bias) = weights_in(slab, [*layers, logit])
+        rows = rows.view(rows.shape[0], logit.groups, -1)
+        return reference(rows, weights, biases, out.squeeze(1), out_bias.squeeze(1), ACTIVATION_NAMES[activation])
+
+    return by_slot(one, x.flatten(1), arena, block_slot, row_block).float()
+
+
+@triton_op("smt::heads_triton", mutates_args={})
 def _heads(
     arena: Tensor, block_slot: Tensor, x: Tensor, widths: Sequence[int], weights: Sequence[int], biases: Sequence[int],
     out_weight: int, out_bias: int, activation: int, row_block: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """-> logits [B, T] float32, pre-activations [B, Σ_l T N_l]."""
-    rows, tasks = x.shape[0], x.shape[1]
-    layers = expert_layers(widths, weights, biases, tasks)
+    rows, tasks = x.shape[0], int(x.shape[1])
+    layers = grouped_layers(widths, weights, biases, tasks)
+    logit = Layer(int(out_weight), int(out_bias), tasks, 1, int(widths[-1]))
+    check_arena("heads", x[:, 0], arena, block_slot, row_block, spans([*layers, logit]))
+    if not on_kernels(x):
+        return heads_by_slot(x, arena, block_slot, layers, logit, activation, row_block), x.new_empty(0)
     logits = x.new_empty((rows, tasks), dtype=torch.float32)
     z = x.new_empty((rows, tasks * sum(widths[1:])))
     places = hidden_columns(z, layers, activation)
     inputs = [Columns(x, 0, x.stride(1)), *places[:-1]]
     for layer, source, target in zip(layers[:-1], inputs, places, strict=False):
         grouped_linear(arena, block_slot, source, target, layer, row_block)
-    source, width = inputs[-1], widths[-1]
+    source, width = inputs[-1], logit.inputs
     last = layers[-1] if layers else Layer(0, 0, tasks, width, width)
     target = places[-1] if places else Columns(x)
     wrap_triton(heads_kernel)[((rows + BLOCK_M - 1) // BLOCK_M, tasks)](
         source.buffer, arena, block_slot, z, logits, rows,
-        row_block, arena.shape[1], last.weight, last.bias, out_weight, out_bias,
+        row_block, int(arena.shape[1]), last.weight, last.bias, logit.weight, logit.bias,
         source.stride, source.first, source.group, source.activation, target.stride, target.first,
         last.inputs, width, tasks, activation, bool(layers),
         BLOCK_M, block(width, TOWER_COLUMNS), block(last.inputs, BLOCK_K), num_warps=NUM_WARPS, num_stages=NUM_STAGES,
@@ -174,17 +202,18 @@ def _heads(
     return logits, z
 
 
-@triton_op("smt_triton::heads_backward", mutates_args={})
+@triton_op("smt::heads_triton_backward", mutates_args={})
 def _heads_backward(
     dlogit: Tensor, arena: Tensor, x: Tensor, z: Tensor, widths: Sequence[int], weights: Sequence[int],
     biases: Sequence[int], out_weight: int, out_bias: int, activation: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """-> gradients of the arena [1, elements] float32 and of x [B, T, K]."""
-    tasks = x.shape[1]
-    layers = expert_layers(widths, weights, biases, tasks)
-    dz, dx, parts = torch.empty_like(z), x.new_empty(x.shape), gradient_parts(arena)
+    tasks = int(x.shape[1])
+    layers = grouped_layers(widths, weights, biases, tasks)
     # The logit is one more layer, of one output per task.
-    layers.append(Layer(out_weight, out_bias, tasks, 1, widths[-1]))
+    logit = Layer(int(out_weight), int(out_bias), tasks, 1, int(widths[-1]))
+    dz, dx, parts = torch.empty_like(z), x.new_empty(x.shape), gradient_parts(arena)
+    layers.append(logit)
     inputs = [Columns(x, 0, x.stride(1)), *hidden_columns(z, layers[:-1], activation)]
     gradients = [*hidden_columns(dz, layers[:-1], 0), Columns(dlogit)]
     for i in range(len(layers) - 1, 0, -1):
@@ -203,31 +232,52 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, dlogit: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     arena, x, z = ctx.saved_tensors
-    dlogit = dlogit.to(arena.dtype).contiguous()
-    darena, dx = torch.ops.smt_triton.heads_backward(dlogit, arena, x, z, *ctx.constants)
+    check_one_slot("heads", arena)
+    if on_kernels(x):
+        dlogit = dlogit.to(arena.dtype).contiguous()
+        darena, dx = torch.ops.smt.heads_triton_backward(dlogit, arena, x, z, *ctx.constants)
+    else:
+        widths, weights, biases, out_weight, out_bias, activation = ctx.constants
+        tasks = x.shape[1]
+        layers, logit = (
+            grouped_layers(widths, weights, biases, tasks),
+            Layer(out_weight, out_bias, tasks, 1, widths[-1]),
+        )
+        darena, dx = gradients_by_slot(
+            lambda x, arena, slot: heads_by_slot(x, arena, slot, layers, logit, activation, BLOCK_M), x, arena, dlogit
+        )
     return (darena.to(arena.dtype), None, dx, *[None] * (len(ctx.constants) + 1))
 
 
 _heads.register_autograd(_backward, setup_context=_setup_context)
 
 
-@triton_op("smt_triton::experts_heads", mutates_args={})
+@triton_op("smt::experts_heads_triton", mutates_args={})
 def _experts_heads(
     arena: Tensor, block_slot: Tensor, x: Tensor, width: int, hidden: int, weight: int, bias: int,
     gate_weight: int, gate_bias: int, tower_weight: int, tower_bias: int, out_weight: int, out_bias: int,
     count: int, tasks: int, activation: int, tower_activation: int, row_block: int,
 ) -> Tensor:  # fmt: skip
     """-> probabilities [B, T] float32."""
-    rows, inputs = x.shape
+    rows, inputs = x.shape[0], int(x.shape[1])
+    experts = Layer(int(weight), int(bias), count, int(width), inputs)
+    gate = Layer(int(gate_weight), int(gate_bias), 1, tasks * count, inputs)
+    towers = [Layer(int(tower_weight), int(tower_bias), tasks, int(hidden), int(width))] if hidden else []
+    logit = Layer(int(out_weight), int(out_bias), tasks, 1, int(hidden or width))
+    check_arena("experts_heads", x, arena, block_slot, row_block, spans([experts, gate, *towers, logit]))
+    if not on_kernels(x):
+        mix = experts_by_slot(x, arena, block_slot, [experts], gate, tasks, activation, row_block)
+        mix = mix.view(rows, tasks, width)
+        return torch.sigmoid(heads_by_slot(mix, arena, block_slot, towers, logit, tower_activation, row_block))
     gates = x.new_empty((rows, tasks * count), dtype=torch.float32)
     mix = x.new_empty((rows, tasks * width))
     out = x.new_empty((rows, tasks), dtype=torch.float32)
-    layer = Layer(weight, bias, count, width, inputs)
     wrap_triton(experts_heads_kernel)[((rows + BLOCK_M - 1) // BLOCK_M,)](
         x, arena, block_slot, gates, mix, out, rows,
-        row_block, arena.shape[1], gate_weight, gate_bias, weight, bias, tower_weight, tower_bias, out_weight, out_bias,
+        row_block, int(arena.shape[1]), gate_weight, gate_bias, weight, bias,
+        tower_weight, tower_bias, out_weight, out_bias,
         x.stride(0), inputs, width, hidden, count, tasks, activation, tower_activation,
-        **mix_blocks(layer, inputs, tasks), BLOCK_H=block(hidden, TOWER_COLUMNS), BLOCK_MIX=block(width, BLOCK_K),
+        **mix_blocks(experts, inputs, tasks), BLOCK_H=block(hidden, TOWER_COLUMNS), BLOCK_MIX=block(width, BLOCK_K),
         num_warps=MIX_WARPS, num_stages=NUM_STAGES,
     )  # fmt: skip
     return out
@@ -277,7 +327,7 @@ def heads_arena(arena: Tensor, block_slot: Tensor, x: Tensor, layout: HeadsLayou
     Returns:
         [B, T] float32 logits.
     """
-    logits: Tensor = torch.ops.smt_triton.heads(
+    logits: Tensor = torch.ops.smt.heads_triton(
         arena, block_slot, x, layout.widths, layout.weights, layout.biases, layout.out_weight, layout.out_bias,
         ACTIVATION_CODES[layout.activation], row_block,
     )[0]  # fmt: skip
@@ -299,7 +349,7 @@ def experts_heads_arena(
     if training or len(experts.weights) > 1 or len(heads.weights) > 1:
         mix = experts_arena(arena, block_slot, x, experts, row_block)
         return torch.sigmoid(heads_arena(arena, block_slot, mix, heads, row_block))
-    probabilities: Tensor = torch.ops.smt_triton.experts_heads(
+    probabilities: Tensor = torch.ops.smt.experts_heads_triton(
         arena, block_slot, x, experts.widths[1], sum(heads.widths[1:]), experts.weights[0], experts.biases[0],
         experts.gate_weight, experts.gate_bias, sum(heads.weights), sum(heads.biases), heads.out_weight, heads.out_bias,
         experts.count, experts.tasks, ACTIVATION_CODES[experts.activation], ACTIVATION_CODES[heads.activation],

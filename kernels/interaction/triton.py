@@ -13,6 +13,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
+from smt.kernels.backend import on_kernels
+from smt.kernels.interaction import reference
 from smt.kernels.triton_support import block, compute_dtype, load_tile, store_tile
 
 ROWS = 4  # of `dot`, one after the other in a program
@@ -111,8 +113,10 @@ def dot_warps(count: int) -> int:
     return min(8, block(count, 128) // 16)
 
 
-@triton_op("smt_triton::dot", mutates_args={})
+@triton_op("smt::dot_triton", mutates_args={})
 def _dot(vectors: Tensor, concat_first: bool) -> Tensor:
+    if not on_kernels(vectors):
+        return reference.dot(vectors, concat_first)
     rows, count, dim = vectors.shape
     first = dim if concat_first else 0
     out = vectors.new_empty((rows, first + count * (count - 1) // 2))
@@ -122,7 +126,7 @@ def _dot(vectors: Tensor, concat_first: bool) -> Tensor:
     return out
 
 
-@triton_op("smt_triton::dot_backward", mutates_args={})
+@triton_op("smt::dot_triton_backward", mutates_args={})
 def _dot_backward(dout: Tensor, vectors: Tensor, concat_first: bool) -> Tensor:
     rows, count, dim = vectors.shape
     dvectors = torch.empty_like(vectors)
@@ -133,8 +137,10 @@ def _dot_backward(dout: Tensor, vectors: Tensor, concat_first: bool) -> Tensor:
     return dvectors
 
 
-@triton_op("smt_triton::fm", mutates_args={})
+@triton_op("smt::fm_triton", mutates_args={})
 def _fm(vectors: Tensor) -> Tensor:
+    if not on_kernels(vectors):
+        return reference.fm(vectors.float())
     rows, count, dim = vectors.shape
     out = vectors.new_empty((rows, 1), dtype=torch.float32)
     wrap_triton(fm_kernel)[((rows + FM_ROWS - 1) // FM_ROWS,)](
@@ -143,7 +149,7 @@ def _fm(vectors: Tensor) -> Tensor:
     return out
 
 
-@triton_op("smt_triton::fm_backward", mutates_args={})
+@triton_op("smt::fm_triton_backward", mutates_args={})
 def _fm_backward(dout: Tensor, vectors: Tensor) -> Tensor:
     rows, count, dim = vectors.shape
     dvectors = torch.empty_like(vectors)
@@ -159,12 +165,24 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate_dot(ctx: Any, dout: Tensor) -> tuple[Tensor, None]:
-    return torch.ops.smt_triton.dot_backward(dout.contiguous(), *ctx.saved_tensors, *ctx.constants), None
+    (vectors,) = ctx.saved_tensors
+    if on_kernels(vectors):
+        return torch.ops.smt.dot_triton_backward(dout.contiguous(), vectors, *ctx.constants), None
+    with torch.enable_grad():
+        vectors = vectors.detach().requires_grad_()
+        return torch.autograd.grad(reference.dot(vectors, *ctx.constants), vectors, dout)[0], None
 
 
 def _differentiate_fm(ctx: Any, dout: Tensor) -> Tensor:
-    gradient: Tensor = torch.ops.smt_triton.fm_backward(dout.contiguous(), *ctx.saved_tensors)
-    return gradient
+    gradient: Tensor
+    (vectors,) = ctx.saved_tensors
+    if on_kernels(vectors):
+        gradient = torch.ops.smt.fm_triton_backward(dout.contiguous(), vectors)
+        return gradient
+    with torch.enable_grad():
+        vectors = vectors.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(reference.fm(vectors.float()), vectors, dout)
+        return gradient
 
 
 _dot.register_autograd(_differentiate_dot, setup_context=_setup_context)
@@ -174,12 +192,12 @@ _fm.register_autograd(_differentiate_fm, setup_context=_setup_context)
 def dot(vectors: Tensor, concat_first: bool = False) -> Tensor:
     """See reference.py. Computes in bfloat16 on a GPU; the result has the dtype of `vectors`."""
     narrow = vectors.to(compute_dtype(vectors.device)).contiguous()
-    out: Tensor = torch.ops.smt_triton.dot(narrow, concat_first)
+    out: Tensor = torch.ops.smt.dot_triton(narrow, concat_first)
     return out.to(vectors.dtype)
 
 
 def fm(vectors: Tensor) -> Tensor:
     """See reference.py. Reads bfloat16 on a GPU, sums in float32; the result has the dtype of `vectors`."""
     narrow = vectors.to(compute_dtype(vectors.device)).contiguous()
-    out: Tensor = torch.ops.smt_triton.fm(narrow)
+    out: Tensor = torch.ops.smt.fm_triton(narrow)
     return out.to(vectors.dtype)

@@ -127,6 +127,19 @@ def test_result_of_another_dtype() -> None:
     assert torch.equal(kernels.pooled_embedding(table, *bags, "sum", torch.float16), exact.half())
 
 
+def test_what_the_op_means_in_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off the GPU the op computes the same without the kernel."""
+    table, bags = table_of(40, 8), bags_of(6, 3, 40, 3)
+    quantised = quantise_rows(table)
+    got = [kernels.pooled_embedding(t, *bags, "mean", torch.float16) for t in (table, table.half())]
+    got.append(kernels.pooled_embedding_int8(*quantised, *bags, "sum"))
+    monkeypatch.setattr(kernels, "on_kernels", lambda x: False)
+    plain = [kernels.pooled_embedding(t, *bags, "mean", torch.float16) for t in (table, table.half())]
+    plain.append(kernels.pooled_embedding_int8(*quantised, *bags, "sum"))
+    for a, b in zip(got, plain, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_compiles_for_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables of 128 columns: nothing spills, whatever the type of the table."""
     table, bags = torch.zeros(40, 128), tuple(array.cpu() for array in bags_of(6, 26, 40, 3))

@@ -85,13 +85,19 @@ def test_vectors_that_are_not_contiguous() -> None:
     same_with_gradients(lambda v: fm(turned(v), backend="triton"), lambda v: reference.fm(turned(v)), vectors)
 
 
+def test_what_the_ops_mean_in_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off the GPU the ops compute the same without a kernel."""
+    monkeypatch.setattr(kernels, "on_kernels", lambda x: False)
+    check(5, 4, 7)
+
+
 def test_compiles_for_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     """The DLRM of MLPerf: 27 vectors of 128. Products of 27 rows are mma.sync; wgmma takes 64."""
 
     def train() -> None:
         vectors = torch.zeros((64, 27, 128), dtype=torch.bfloat16, requires_grad=True)
-        torch.ops.smt_triton.dot(vectors, True).sum().backward()
-        torch.ops.smt_triton.fm(vectors).sum().backward()
+        torch.ops.smt.dot_triton(vectors, True).sum().backward()
+        torch.ops.smt.fm_triton(vectors).sum().backward()
 
     found = launches(monkeypatch, [kernels], train)
     assert [launch.name for launch in found] == [

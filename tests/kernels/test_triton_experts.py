@@ -108,6 +108,25 @@ def test_gradients_of_several_slots_are_refused() -> None:
         out.sum().backward()
 
 
+def test_what_an_arena_means_in_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off the GPU the op, and its backward, compute the same without a kernel."""
+    weights = weights_of(12, [10, 7], 3, 2)
+    arena, offsets = arena_of(weights, compute_dtype(DEVICE))
+    layout = kernels.ExpertsLayout.of(weights[:2], weights[-2], offsets, "gelu")
+    slots, order = torch.cat([arena * 0.5, arena]), torch.tensor([1, 0, 1], dtype=torch.int32, device=DEVICE)
+    x, direction = randn(150, 12).to(arena.dtype), randn(150, 2, 7).to(arena.dtype)
+
+    def forward_and_gradients() -> list[Tensor]:
+        inputs = arena.clone().requires_grad_(), x.clone().requires_grad_()
+        y = kernels.experts_arena(inputs[0], torch.zeros_like(order), inputs[1], layout)
+        return [kernels.experts_arena(slots, order, x, layout), *torch.autograd.grad(y, inputs, direction)]
+
+    fused = forward_and_gradients()
+    monkeypatch.setattr(kernels, "on_kernels", lambda x: False)
+    for got, expected in zip(forward_and_gradients(), fused, strict=True):
+        close(got, expected)
+
+
 def test_compiles_for_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     """At R3's shape: nothing spills, tiles fit the shared memory, and products are wgmma instructions."""
 

@@ -137,6 +137,28 @@ def test_rows_of_several_slots() -> None:
         close(got[rows], exact)
 
 
+def test_what_an_arena_means_in_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off the GPU the ops, and the backward, compute the same without a kernel."""
+    weights = [*expert_weights_of(20, [24], 3, 2), *weights_of(24, [7], 2)]
+    arena, offsets = arena_of(weights, compute_dtype(DEVICE))
+    of_experts = experts_kernels.ExpertsLayout.of(weights[:1], weights[2], offsets[:4], "relu")
+    of_heads = kernels.HeadsLayout.of(weights[4:5], weights[6], 24, offsets[4:], "silu")
+    slots, order = torch.cat([arena * 0.5, arena]), torch.tensor([1, 0, 1], dtype=torch.int32, device=DEVICE)
+    x, mix, direction = (randn(*shape).to(arena.dtype) for shape in ((150, 20), (150, 2, 24), (150, 2)))
+
+    def forward_and_gradients() -> list[Tensor]:
+        inputs = arena.clone().requires_grad_(), mix.clone().requires_grad_()
+        y = kernels.heads_arena(inputs[0], torch.zeros_like(order), inputs[1], of_heads)
+        probabilities = kernels.experts_heads_arena(slots, order, x, of_experts, of_heads)
+        return [probabilities, *torch.autograd.grad(y, inputs, direction.float())]
+
+    fused = forward_and_gradients()
+    for module in (kernels, experts_kernels):
+        monkeypatch.setattr(module, "on_kernels", lambda x: False)
+    for got, expected in zip(forward_and_gradients(), fused, strict=True):
+        close(got, expected)
+
+
 def bfloat16_arena(shapes: list[tuple[int, ...]]) -> tuple[Tensor, list[int]]:
     return arena_of([torch.zeros(shape) for shape in shapes], torch.bfloat16)
 
