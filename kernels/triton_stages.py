@@ -49,16 +49,36 @@ Stage = tuple[int, ...]
 
 
 class Scratch:
-    """Places intermediates side by side; every operand begins at a whole 16 bytes, whatever its width."""
+    """Places intermediates side by side; each begins at a whole 16 bytes, and can take the place of one released."""
 
     def __init__(self) -> None:
         self.columns = 0
+        self._widths: dict[int, int] = {}
+        self._free: dict[int, int] = {}
 
     def place(self, width: int) -> int:
         """First column of a new matrix of `width` columns."""
-        first = self.columns
-        self.columns += -(-width // 8) * 8
+        width = -(-width // 8) * 8
+        fitting = [first for first, free in self._free.items() if free >= width]
+        if fitting:
+            first = min(fitting, key=lambda first: self._free[first])
+            rest = self._free.pop(first) - width
+            if rest:
+                self._free[first + width] = rest
+        else:
+            first = self.columns
+            self.columns += width
+        self._widths[first] = width
         return first
+
+    def release(self, first: int) -> None:
+        """The matrix that begins there is read no more by stages to come."""
+        end = first + self._widths.pop(first)
+        for other, width in list(self._free.items()):  # joined with free neighbours
+            if other + width == first or other == end:
+                del self._free[other]
+                first, end = min(first, other), max(end, other + width)
+        self._free[first] = end - first
 
 
 def linear(

@@ -151,7 +151,7 @@ def dot_rows(
     """
     for k0 in range(0, K, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
-        x = load_tile(x_ptr, X_STRIDE, m, k, rows, K)
+        x = load_tile(x_ptr, X_STRIDE, m, k, rows, K).to(w_ptr.dtype.element_ty)
         inside = (n[None, :] < N) & (k[:, None] < K)
         w = tl.load(w_ptr + n[None, :] * W_N + k[:, None] * W_K, mask=inside, other=0.0)
         acc = tl.dot(x, w, acc, input_precision="ieee")

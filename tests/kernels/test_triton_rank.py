@@ -1,0 +1,129 @@
+"""The fused template in Triton: interpreted on the CPU against the specifications, and compiled for the H100."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.shapes import load_shape
+from smt.kernels import cpu, triton_stages
+from smt.kernels.backend import BackendError
+from smt.kernels.rank.triton import FORMAT, Plan, rank_triton
+from smt.serving.fused import tile_program
+from smt.training.model import slab_layout
+from tests.kernels.cpu.networks import Batch, Network
+from tests.kernels.triton_compile import SHARED_LIMIT
+from tests.kernels.triton_programs import compile_programs
+
+ROW_BLOCK = 64
+
+
+def low_rank() -> Network:
+    net = Network(7).mlp([20, 9], "relu").gather(5, 4).cross_low_rank(3, 6).mlp([17, 12], "gelu")
+    return net.heads(3, [10], "relu", shared=True, probability=True)
+
+
+def full() -> Network:
+    net = Network(3).mlp([4], "silu", norm=True).gather(3, 4, "mean", "fp16").cross_full(3).mlp([8], "relu", norm=True)
+    return net.heads(2, [], "relu", shared=True, probability=True)
+
+
+def pairs() -> Network:
+    net = Network(5).mlp([8], "relu").gather(6, 8).dot(8, True).mlp([16], "relu")
+    return net.experts(3, 4, [12, 10], "relu").heads(3, [6, 5], "silu", shared=False)
+
+
+def one_task() -> Network:
+    net = Network(1).mlp([4], "relu").gather(1, 4).dot(4, False).mlp([3], "relu").experts(1, 1, [5], "relu")
+    return net.heads(1, [], "relu", shared=False, probability=True)
+
+
+NETWORKS = {"low rank": low_rank, "full": full, "pairs and experts": pairs, "one task": one_task}
+
+
+def run(batch: Batch, row_block: int = ROW_BLOCK) -> Tensor:
+    lookup = (batch.pool, batch.pool_base, batch.x, batch.ids, batch.offsets, batch.bag_index)
+    slots = batch.block_slot[:: row_block // cpu.ROW_BLOCK].contiguous()
+    return rank_triton(torch.stack(batch.slabs), slots, *lookup, batch.net.program("bf16").values(), row_block)
+
+
+def batch_of(net: Network, rows: int, slots: int = 3) -> Batch:
+    """Blocks of 64 rows take turns with the slots."""
+    batch = net.batch(rows, [net.slab(seed) for seed in range(slots)], seed=rows)
+    per_block = torch.arange(-(-rows // ROW_BLOCK)).flip(0) % slots
+    fine = per_block.repeat_interleave(ROW_BLOCK // cpu.ROW_BLOCK)[: len(batch.block_slot)]
+    return replace(batch, block_slot=fine.int())
+
+
+@pytest.mark.parametrize("launches", ["one", "split"])
+@pytest.mark.parametrize("rows", [0, 1, 5, 33, 150])
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_scores(monkeypatch: pytest.MonkeyPatch, name: str, rows: int, launches: str) -> None:
+    if launches == "split":  # as of templates wider than what runs in one launch, with several tiles of columns
+        monkeypatch.setattr(triton_stages, "ONE_LAUNCH_WIDTH", 0)
+        monkeypatch.setattr(triton_stages, "BLOCK_N", 16)
+        monkeypatch.setattr("smt.kernels.rank.triton.BLOCK_N", 16)
+    Plan.of.cache_clear()
+    batch = batch_of(NETWORKS[name](), rows)
+    found = run(batch)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), batch.reference(), rtol=1e-4, atol=1e-4)
+
+
+def test_ids_and_bags_outside_read_nothing() -> None:
+    batch = batch_of(low_rank(), 5)
+    ids, bags = batch.ids.clone(), batch.bag_index.clone()
+    ids[::2] = torch.tensor([-1, 10**9, -(10**12)]).repeat(len(ids))[: len(ids[::2])]
+    bags[0] = torch.tensor([-1, 10**9, -(10**12), 6, 0])
+    found = run(replace(batch, ids=ids, bag_index=bags))
+    assert torch.isfinite(found).all()
+    emptied = replace(batch, bag_index=bags)
+    torch.testing.assert_close(run(emptied)[1:], run(batch)[1:])
+
+
+def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = batch_of(low_rank(), 5)
+    with pytest.raises(ValueError, match=r"rank: dense is torch.float64 .* expected torch.float32 \[n, 7\]"):
+        run(replace(batch, x=batch.x.double()))
+    with pytest.raises(ValueError, match=r"rank: pool has 3 columns; the program has 4"):
+        run(replace(batch, pool=batch.pool[:, :3].contiguous()))
+    with pytest.raises(ValueError, match=r"rank: pool is torch.float16 .* expected torch.float32"):
+        run(replace(batch, pool=batch.pool.half()))
+    with pytest.raises(ValueError, match="a slot of the arena has"):
+        run(replace(batch, slabs=[slab[:-16] for slab in batch.slabs]))
+    with pytest.raises(ValueError, match="another backend for int8"):
+        run(batch_of(Network(2).mlp([4], "relu").gather(2, 4, "sum", "int8").heads(1, [], "relu", shared=True), 3))
+    with pytest.raises(ValueError, match="lacks its gather or its heads"):
+        Plan(Network(2).mlp([4], "relu").program("bf16").values())
+    with pytest.raises(ValueError, match="the gather has to follow the dense arch"):
+        Plan(Network(2).gather(2, 4).heads(1, [], "relu", shared=True).program("bf16").values())
+    with pytest.raises(ValueError, match="compute in bfloat16"):
+        Plan(low_rank().program("int8").values())
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(BackendError, match="runs on CUDA tensors"):
+        run(batch)
+
+
+def test_format_is_that_of_the_cpu() -> None:
+    assert cpu.FORMAT == FORMAT
+
+
+def test_compiled_for_hopper() -> None:
+    """R1 and R3 are one launch, R2 one per stage; nothing spills, and every matrix goes through wgmma."""
+    signature = dict.fromkeys(("arena_ptr", "s_ptr"), "*bf16")
+    signature |= dict.fromkeys(("x_ptr", "y_ptr", "pool_ptr"), "*fp32")
+    signature |= dict.fromkeys(("base_ptr", "ids_ptr", "offsets_ptr", "bags_ptr"), "*i64")
+    signature |= {"slot_ptr": "*i32", "rows": "i32", "pool_rows": "i32", "bags": "i32"}
+    programs = {}
+    for name in ("R1", "R2", "R3"):
+        template = load_shape(name).template
+        plan = Plan(tile_program(template, "bf16").values())
+        programs[name] = plan.stages, slab_layout(template).elements
+    for name, launches in compile_programs(programs, "smt.kernels.rank.triton_kernel:rank_kernel", signature).items():
+        assert len(launches) == (len(programs[name][0]) if name == "R2" else 1)
+        for compiled, matrices in launches:
+            assert compiled.spill_bytes == 0, (name, compiled)
+            assert compiled.shared_bytes <= SHARED_LIMIT // 2, "two programs fit one SM"
+            assert compiled.wgmma >= matrices, (name, compiled)
+            assert compiled.mma == 0, (name, compiled)
