@@ -52,6 +52,10 @@ format:  ## Rewrite Python and C++ sources in the project's format
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 	git ls-files '*.cc' '*.h' | xargs -r clang-format -i
 
+bench: build/.installed  ## Measure the feature transformation and the fused kernels against their peers, in full (an hour)
+	$(BIN)/python -m bench.transform --json bench/results/transform.json
+	$(BIN)/python -m bench.kernels --json bench/results/kernels.json
+
 tables: build/.installed  ## Regenerate the documents' tables from bench/results
 	$(BIN)/python -m bench.tables $(TABLED)
 
@@ -96,4 +100,4 @@ build/typing: build/.installed
 	@$(BIN)/python serving/protos/generate.py protos serving/protos
 	@touch $@
 
-.PHONY: help setup demo test lint asan tsan format tables clean
+.PHONY: help setup demo test lint asan tsan format bench tables clean

@@ -62,7 +62,31 @@ def transform(content: dict[str, Any]) -> list[str]:
     return _table(titles, [[row[key] for key in figures] for row in content["results"]])
 
 
-TABLES = {"demo": demo, "transform": transform}
+def kernels(content: dict[str, Any]) -> list[str]:
+    """What was asked; ours against the best peer at each point; then the median of every engine."""
+    asked = [[t["what"], t["value"], f"{t['op']} {t['target']}", t["met"]] for t in content["targets"]]
+    rows = [row for row in content["results"] if row["shape"] in content["shapes"]]
+    ours = [row for row in rows if "best_peer" in row]
+    figures = ["shape", "rows", "threads", "backend", "median_ms", "gflops", "peak_fraction", "max_abs_dp"]
+    titles = ["shape", "rows", "threads", "ours", "ms", "GFLOP/s", "of peak", "\\|Δp\\|", "best peer", "peer / ours"]
+    backends = list(dict.fromkeys(row["backend"] for row in rows))
+    points = dict.fromkeys((row["shape"], row["rows"], row["threads"]) for row in rows)
+    medians = {(row["shape"], row["rows"], row["threads"], row["backend"]): row["median_ms"] for row in rows}
+    return [
+        *_table(["asked", "measured", "target", "met"], asked),
+        "",
+        *_table(titles, [[row[key] for key in [*figures, "best_peer", "ratio_best_peer"]] for row in ours]),
+        "",
+        "Medians in ms:",
+        "",
+        *_table(
+            ["shape", "rows", "threads", *backends],
+            [[*point, *(medians.get((*point, backend)) for backend in backends)] for point in points],
+        ),
+    ]
+
+
+TABLES = {"demo": demo, "kernels": kernels, "transform": transform}
 
 
 def render(text: str) -> str:

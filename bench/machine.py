@@ -1,0 +1,51 @@
+"""What this machine can do at most: arithmetic and reading memory, measured in the run whose figures they judge."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from smt.kernels import cpu
+from smt.kernels.cpu import Precision
+
+_MATRIX_SIZES = (256, 512, 1024)
+_ARRAY_BYTES = 256 << 20  # beyond every cache
+_REPETITIONS = 7
+
+
+def core_peak(precision: Precision) -> float:
+    """FLOP/s of one core: what the kernels in use reach on operands in its first-level cache, or, in bfloat16, what
+    PyTorch's product reaches, if that is more."""
+    peak = max(cpu.peak_flops(precision) for _ in range(_REPETITIONS))
+    return max(peak, bf16_product(1)) if precision == "bf16" else peak
+
+
+def bf16_product(threads: int) -> float:
+    """FLOP/s of the fastest square bfloat16 product, on so many threads."""
+    torch.set_num_threads(threads)
+    peak = 0.0
+    for size in _MATRIX_SIZES:
+        a, b = (torch.randn(size, size).bfloat16() for _ in range(2))
+        out = torch.empty(size, size, dtype=torch.bfloat16)
+
+        def multiply(a: torch.Tensor = a, b: torch.Tensor = b, out: torch.Tensor = out) -> None:
+            torch.matmul(a, b, out=out)
+
+        peak = max(peak, 2 * size**3 / _fastest(multiply, 40))
+    return peak
+
+
+def read_bandwidth(threads: int) -> float:
+    """Bytes/s of reading an array from memory, on so many threads."""
+    torch.set_num_threads(threads)
+    array = torch.ones(_ARRAY_BYTES // 8, dtype=torch.int64)
+    return _ARRAY_BYTES / _fastest(array.sum, _REPETITIONS)
+
+
+def _fastest(function: Callable[[], object], repetitions: int) -> float:
+    seconds = []
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
