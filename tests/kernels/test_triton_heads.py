@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -211,3 +216,22 @@ def test_compiles_for_hopper(monkeypatch: pytest.MonkeyPatch, inputs: int, hidde
     gradients = ["grouped_weight_gradient_kernel", "grouped_input_gradient_kernel"]
     assert [launch.name for launch in found] == ["heads_kernel", *gradients * (len(hidden) + 1)]
     check_compiled(found, set() if hidden else {"heads_kernel"})
+
+
+def test_ops_trace_with_a_symbolic_number_of_rows() -> None:
+    """torch.compile sees into every op, knows exactly what each kernel writes, and leaves the number of rows open."""
+    program = Path(__file__).with_name("triton_trace_ops.py")
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TORCH_LOGS": "-all"}
+    done = subprocess.run(
+        [sys.executable, str(program)], env=environment, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    dw, dx = ["parts_ptr"], ["dx_ptr"]
+    assert json.loads(done.stdout) == {
+        "experts": [[["gates_ptr", "z_ptr", "mix_ptr"]], [["dz_ptr", "dscore_ptr"], dw, dw, dx]],
+        "heads": [[["z_ptr", "out_ptr"]], [dw, dx, dw, dx]],
+        "experts_heads": [[["gates_ptr", "mix_ptr", "out_ptr"]]],
+        "dot": [[["out_ptr"]], [["dv_ptr"]]],
+        "fm": [[["out_ptr"]], [["dv_ptr"]]],
+        "embedding": [[["out_ptr"]]],
+    }
