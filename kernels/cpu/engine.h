@@ -126,6 +126,7 @@ Status run_rows(const Program& program, const Inputs& in, int64_t first, int64_t
             .pool_base = 0,
             .first = first,
             .rows = 0,
+            .follows = false,
             .capacity = capacity,
             .sums = reinterpret_cast<float*>(memory + scratch.sums),
             .quantised = memory + scratch.quantised,
@@ -141,6 +142,7 @@ Status run_rows(const Program& program, const Inputs& in, int64_t first, int64_t
     int64_t begin = first;
     for (int64_t i = 0; i < tiles; ++i) {
       auto edge = [&](int64_t tile) { return begin + (end - begin) * tile / tiles; };  // tiles of nearly equal height
+      t.follows = i > 0;
       t.first = edge(i);
       t.rows = edge(i + 1) - t.first;
       if (program.gather != nullptr) {

@@ -43,7 +43,10 @@ SMT_INLINE void with_shape(int64_t m, int64_t n, Arguments... arguments) {
 // 5 rows have one: no part of a call with 6 rows or more is cut into lower ones, so a row's sums are the same to the
 // bit however many threads share the call and whatever rows surround it.
 template <int M, int N>
-constexpr int kSets = kBlockRows < 12 ? 1 : M > 5 ? 1 : M * N <= 2 ? 4 : M * N <= 6 ? 2 : 1;
+constexpr int kSets = kBlockRows<12 ? 1 : M> 5 ? 1
+                      : M* N <= 2              ? 4
+                      : M* N <= 6              ? 2
+                                               : 1;
 
 // The packed k of a panel reaches to a multiple of S in zeros, and so does the activations' own: no block has a tail,
 // and its sums stay in registers from the first step to the last.

@@ -131,6 +131,7 @@ class Builder {
     Buffer& b = out_.buffers[static_cast<size_t>(current_)];
     b = shaped(1, width_, false);
     step.out = current_;
+    step.swap = buffer(1, step.slots * step.dim);
     gather_ = static_cast<int64_t>(out_.steps.size());
   }
 

@@ -83,8 +83,9 @@ struct Step {
   int64_t slots, dim, first;
   Pooling pooling;
   TableType table;
-  // kExperts: `swap` is room for the mixture weights of a row, and the gate's columns are [experts, tasks].
-  // kCrossLowRank: layers in pairs (down without bias, up). kCrossFull alternates between the buffers out and swap.
+  // kGather: `swap` keeps the columns of the row above. kExperts: `swap` is room for the mixture weights of a row, and
+  // the gate's columns are [experts, tasks]. kCrossLowRank: layers in pairs (down without bias, up). kCrossFull
+  // alternates between the buffers out and swap.
   int64_t swap;
   // kExperts and kHeads.
   int64_t tasks, experts;

@@ -15,6 +15,7 @@ struct Tile {
   const std::byte* slot;  // packed weights of the tile's scenario
   int64_t pool_base;      // its first row in the pool
   int64_t first, rows;    // rows of the call
+  bool follows;           // the row above `first` is of the same scenario, and was in the tile before
   int64_t capacity;       // rows the buffers are made for
   float* sums;            // [capacity, 32]: one panel of a product
   std::byte* quantised;   // int8: activations of one matrix, with their scales
