@@ -11,7 +11,7 @@ from tests.kernels.triton_compile import SHARED_LIMIT
 from tests.kernels.triton_programs import compile_programs
 
 # (rows, width, rank, layers)
-SHAPES = [(0, 5, 2, 2), (1, 5, 2, 3), (5, 17, 3, 2), (33, 13, 1, 1), (70, 40, 24, 3)]
+SHAPES = [(0, 5, 2, 2), (1, 5, 2, 3), (5, 17, 3, 2), (33, 13, 1, 1), (70, 40, 24, 2)]
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
 
 
@@ -96,16 +96,18 @@ def test_errors() -> None:
 
 
 def test_compiled_for_hopper() -> None:
-    """R1, R3 and one layer of R2 of the kernel benchmark: nothing spills, and every matrix goes through wgmma."""
+    """R1 and one layer of R2 of the kernel benchmark: nothing spills, and every matrix goes through wgmma.
+
+    test_triton_rank.py compiles the forward of R3.
+    """
     programs = {}
-    for name, width, rank, layers in (("R1", 432, 64, 3), ("R3", 800, 64, 2), ("R2", 3456, 512, 1)):
+    for name, width, rank, layers in (("R1", 432, 64, 3), ("R2", 3456, 512, 1)):
         matrix = width * rank
         offsets = tuple(i * matrix for i in range(2 * layers))
         offsets += tuple(2 * layers * matrix + i * width for i in range(layers))
         elements = offsets[-1] + width
         programs[name] = _forward_program(offsets, rank, width, layers)[0], elements
-        if name != "R3":
-            programs[f"{name} backward"] = _backward_program(offsets, rank, width, layers)[0], elements
+        programs[f"{name} backward"] = _backward_program(offsets, rank, width, layers)[0], elements
     for name, launches in compile_programs(programs).items():
         assert len(launches) == 1 or "R2" in name
         for compiled, matrices in launches:
