@@ -110,7 +110,7 @@ def test_format_is_that_of_the_cpu() -> None:
 
 
 def test_compiled_for_hopper() -> None:
-    """R1 and R3 are one launch, R2 one per stage; no more than two registers spill, and every matrix goes through wgmma."""
+    """R1 and R3 are one launch, R2 one per stage; two registers spill at most, and every matrix goes through wgmma."""
     signature = dict.fromkeys(("arena_ptr", "s_ptr"), "*bf16")
     signature |= dict.fromkeys(("x_ptr", "y_ptr", "pool_ptr"), "*fp32")
     signature |= dict.fromkeys(("base_ptr", "ids_ptr", "offsets_ptr", "bags_ptr"), "*i64")
