@@ -10,7 +10,7 @@ __all__ = ["POOLINGS", "dequantise_rows", "pooled_embedding", "pooled_embedding_
 
 
 def pooled_embedding(
-    table: Tensor, ids: Tensor, offsets: Tensor, bag_index: Tensor, pooling: str, backend: str = "reference"
+    table: Tensor, ids: Tensor, offsets: Tensor, bag_index: Tensor, pooling: str, *, backend: str = "reference"
 ) -> Tensor:
     """Pools each bag of rows of a float32 or float16 table, and gathers to [B, S, dim]; see reference.py.
 
@@ -34,6 +34,7 @@ def pooled_embedding_int8(
     offsets: Tensor,
     bag_index: Tensor,
     pooling: str,
+    *,
     backend: str = "reference",
 ) -> Tensor:
     """`pooled_embedding` of a table that `quantise_rows` made.

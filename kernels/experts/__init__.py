@@ -17,6 +17,7 @@ def experts(
     gate_weight: Tensor,
     gate_bias: Tensor,
     activation: str,
+    *,
     backend: str = "reference",
 ) -> Tensor:
     """Runs E expert MLPs on the same input and mixes them for each of T tasks; shapes as in reference.py.

@@ -19,6 +19,7 @@ def heads(
     out_weight: Tensor,
     out_bias: Tensor,
     activation: str,
+    *,
     backend: str = "reference",
 ) -> Tensor:
     """Applies tower t to x[:, t] and projects to one logit; shapes as in reference.py.
@@ -45,6 +46,7 @@ def experts_heads(
     out_weight: Tensor,
     out_bias: Tensor,
     head_activation: str,
+    *,
     backend: str = "reference",
 ) -> Tensor:
     """`experts`, then `heads` on their mixtures, then the sigmoid; in one launch on a GPU where it fits.

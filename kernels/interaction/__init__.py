@@ -8,7 +8,7 @@ from smt.kernels.interaction import reference
 __all__ = ["dot", "fm"]
 
 
-def dot(vectors: Tensor, concat_first: bool = False, backend: str = "reference") -> Tensor:
+def dot(vectors: Tensor, concat_first: bool = False, *, backend: str = "reference") -> Tensor:
     """Dot products of all pairs of a row's vectors [B, F, dim], behind vector 0 with `concat_first`; see reference.py.
 
     Raises:
@@ -21,7 +21,7 @@ def dot(vectors: Tensor, concat_first: bool = False, backend: str = "reference")
     return reference.dot(vectors, concat_first)
 
 
-def fm(vectors: Tensor, backend: str = "reference") -> Tensor:
+def fm(vectors: Tensor, *, backend: str = "reference") -> Tensor:
     """The sum of the dot products of all pairs of a row's vectors, [B, F, dim] -> [B, 1]; see reference.py.
 
     Raises:
