@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from smt.kernels.mlp.reference import LAYER_NORM_EPS
 from smt.kernels.triton_support import (
     activate,
     activate_gradient,
@@ -13,16 +14,18 @@ from smt.kernels.triton_support import (
     store_tile,
 )
 
-LAYER_NORM_EPS = tl.constexpr(1e-5)
+# Kinds of stages, and epilogues of linear ones.
+LINEAR = tl.constexpr(1)
+NORM = tl.constexpr(2)
+NORM_GRADIENT = tl.constexpr(3)
+ACTIVATION_GRADIENT = tl.constexpr(4)
+CROSS_GRADIENT = tl.constexpr(5)
+PLAIN = tl.constexpr(0)
+CROSS = tl.constexpr(1)
+ADD = tl.constexpr(2)
+TIMES_ACTIVATION_GRADIENT = tl.constexpr(3)
 
-# Kinds of stages and epilogues of linear ones, as in triton_stages.py.
-_LINEAR = tl.constexpr(1)
-_NORM = tl.constexpr(2)
-_NORM_GRADIENT = tl.constexpr(3)
-_ACTIVATION_GRADIENT = tl.constexpr(4)
-_CROSS = tl.constexpr(1)
-_ADD = tl.constexpr(2)
-_TIMES_ACTIVATION_GRADIENT = tl.constexpr(3)
+_EPS = tl.constexpr(LAYER_NORM_EPS)
 
 
 @triton.jit
@@ -43,23 +46,23 @@ def run_stage(a_ptr, buffers, m, rows, S: tl.constexpr, J: tl.constexpr, SPLITS:
     """Stage J of S on one tile of rows; what it wrote can be read by the whole program afterwards."""
     part = tl.program_id(0) % SPLITS
     # A tuple cannot be an argument of its own here: its numbers would not be constants any more.
-    if S[J][0] == _LINEAR:
+    if S[J][0] == LINEAR:
         _linear_stage(
             a_ptr, buffers, m, rows, part, SPLITS, BLOCK_M,
             S[J][1], S[J][3], S[J][4], S[J][5], S[J][6], S[J][7], S[J][8], S[J][9], S[J][10], S[J][11], S[J][12],
             S[J][13], S[J][14], S[J][15], S[J][16], S[J][17], S[J][18], S[J][19],
         )  # fmt: skip
-    elif S[J][0] == _NORM:
+    elif S[J][0] == NORM:
         _norm_stage(
             a_ptr, buffers, m, rows, part, SPLITS, BLOCK_M,
             S[J][1], S[J][2], S[J][3], S[J][4], S[J][5], S[J][6], S[J][7], S[J][8],
         )  # fmt: skip
-    elif S[J][0] == _NORM_GRADIENT:
+    elif S[J][0] == NORM_GRADIENT:
         _norm_gradient_stage(
             a_ptr, buffers, m, rows, part, SPLITS, BLOCK_M,
             S[J][1], S[J][2], S[J][3], S[J][4], S[J][5], S[J][6], S[J][7], S[J][8], S[J][9], S[J][10], S[J][11],
         )  # fmt: skip
-    elif S[J][0] == _ACTIVATION_GRADIENT:
+    elif S[J][0] == ACTIVATION_GRADIENT:
         _activation_gradient_stage(
             buffers, m, rows, part, SPLITS, S[J][1], S[J][2], S[J][3], S[J][4], S[J][5], S[J][6], S[J][7]
         )
@@ -107,13 +110,13 @@ def _linear_stage(
             acc += load_vector(a_ptr + BIAS + group * N, n, N)[None, :]
         if BEFORE >= 0:
             store_operand(buffers, BEFORE, m, n, rows, N, acc)
-        if EPILOGUE == _CROSS:
+        if EPILOGUE == CROSS:
             acc = load_operand(buffers, A, m, n, rows, N) * acc + load_operand(buffers, B, m, n, rows, N)
-        elif EPILOGUE == _ADD:
+        elif EPILOGUE == ADD:
             acc += load_operand(buffers, A, m, n, rows, N)
             if B >= 0:
                 acc += load_operand(buffers, B, m, n, rows, N)
-        elif EPILOGUE == _TIMES_ACTIVATION_GRADIENT:
+        elif EPILOGUE == TIMES_ACTIVATION_GRADIENT:
             acc *= activate_gradient(load_operand(buffers, A, m, n, rows, N), ACTIVATION)
         else:
             acc = activate(acc, ACTIVATION)
@@ -133,7 +136,7 @@ def _statistics(buffers, Z: tl.constexpr, m, rows, N: tl.constexpr, BLOCK_M: tl.
         n = n0 + tl.arange(0, WIDTH)
         off = load_operand(buffers, Z, m, n, rows, N) - mean[:, None]
         total += tl.sum(tl.where(n[None, :] < N, off * off, 0.0), axis=1)
-    return mean, 1.0 / tl.sqrt(total / N + LAYER_NORM_EPS)
+    return mean, 1.0 / tl.sqrt(total / N + _EPS)
 
 
 @triton.jit

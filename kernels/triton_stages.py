@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.library import wrap_triton
 
+from smt.kernels import triton_stage_kernel as kernel
 from smt.kernels.triton_stage_kernel import stages_kernel
 from smt.kernels.triton_support import (
     ACTIVATION_CODES,
@@ -39,10 +40,6 @@ NOWHERE: Operand = -1
 ONE_LAUNCH_WIDTH = 1024
 """Widest matrix of a program that runs in one launch: a tile of 64 rows of it is 128 KiB, so that the input and two
 intermediates of the tiles on 132 SMs are about an H100's 50 MB of L2."""
-
-# Kinds of stages and epilogues of linear ones, as in triton_stage_kernel.py.
-_LINEAR, _NORM, _NORM_GRADIENT, _ACTIVATION_GRADIENT, _CROSS_GRADIENT = 1, 2, 3, 4, 5
-_PLAIN, _CROSS, _ADD, _TIMES_ACTIVATION_GRADIENT = 0, 1, 2, 3
 
 Stage = tuple[int, ...]
 """(kind, tiles of columns, widest matrix, then the operands and numbers of its kind)."""
@@ -93,7 +90,7 @@ def linear(
         g * out_group on.
     """
     code = ACTIVATION_CODES[activation]
-    return _linear(x, k, n, weight, bias, out, _PLAIN, code, transposed, before, NOWHERE, NOWHERE,
+    return _linear(x, k, n, weight, bias, out, kernel.PLAIN.value, code, transposed, before, NOWHERE, NOWHERE,
                    groups, x_group, out_group)  # fmt: skip
 
 
@@ -102,18 +99,18 @@ def linear_cross(
     before: Operand = NOWHERE,
 ) -> Stage:  # fmt: skip
     """out = x0 ⊙ (x Wᵀ + b) + xl; `before` as in `linear`. `out` may be `xl` if `x` is another matrix."""
-    return _linear(x, k, n, weight, bias, out, _CROSS, 0, False, before, x0, xl)
+    return _linear(x, k, n, weight, bias, out, kernel.CROSS.value, 0, False, before, x0, xl)
 
 
 def linear_add(x: Operand, k: int, n: int, weight: int, out: Operand, a: Operand, b: Operand = NOWHERE) -> Stage:
     """out = x W + a (+ b), W [k, n] row-major: the gradient that passes a linear layer, and those that pass it by."""
-    return _linear(x, k, n, weight, -1, out, _ADD, 0, True, NOWHERE, a, b)
+    return _linear(x, k, n, weight, -1, out, kernel.ADD.value, 0, True, NOWHERE, a, b)
 
 
 def linear_through(x: Operand, k: int, n: int, weight: int, out: Operand, z: Operand, activation: str) -> Stage:
     """out = x W ⊙ act'(z), W [k, n] row-major: a gradient through a linear layer and the activation before it."""
     code = ACTIVATION_CODES[activation]
-    return _linear(x, k, n, weight, -1, out, _TIMES_ACTIVATION_GRADIENT, code, True, NOWHERE, z, NOWHERE)
+    return _linear(x, k, n, weight, -1, out, kernel.TIMES_ACTIVATION_GRADIENT.value, code, True, NOWHERE, z, NOWHERE)
 
 
 def _linear(
@@ -123,14 +120,14 @@ def _linear(
     block_n, block_k = block(n, BLOCK_N), block(k, BLOCK_K)
     strides = (1, n) if transposed else (k, 1)
     tiles = -(-n // block_n) * groups
-    return (_LINEAR, tiles, max(k, n * groups), x, x_group, k, n, weight, bias, *strides, out, out_group,
+    return (kernel.LINEAR.value, tiles, max(k, n * groups), x, x_group, k, n, weight, bias, *strides, out, out_group,
             before, epilogue, activation, a, b, block_n, block_k)  # fmt: skip
 
 
 def norm(z: Operand, n: int, gain: int, bias: int, activation: str, out: Operand) -> Stage:
     """out = act(LN(z)), LN with the gain and bias at these elements of the slot (arXiv 1607.06450)."""
     width = block(n, BLOCK_N)
-    return (_NORM, -(-n // width), n, z, gain, bias, ACTIVATION_CODES[activation], out, width)
+    return (kernel.NORM.value, -(-n // width), n, z, gain, bias, ACTIVATION_CODES[activation], out, width)
 
 
 def norm_gradient(
@@ -140,19 +137,19 @@ def norm_gradient(
     """Gradient of `norm`: out = dz; d_bias and d_gain are what sums over the rows to the gradients of bias and gain."""
     width = block(n, BLOCK_N // 2)  # four matrices at once, which have to fit the registers
     code = ACTIVATION_CODES[activation]
-    return (_NORM_GRADIENT, -(-n // width), n, g, z, gain, bias, code, out, d_bias, d_gain, width)
+    return (kernel.NORM_GRADIENT.value, -(-n // width), n, g, z, gain, bias, code, out, d_bias, d_gain, width)
 
 
 def activation_gradient(g: Operand, z: Operand, n: int, activation: str, out: Operand) -> Stage:
     """out = g ⊙ act'(z)."""
     width = block(n, BLOCK_N)
-    return (_ACTIVATION_GRADIENT, -(-n // width), n, g, z, ACTIVATION_CODES[activation], out, width)
+    return (kernel.ACTIVATION_GRADIENT.value, -(-n // width), n, g, z, ACTIVATION_CODES[activation], out, width)
 
 
 def cross_gradient(g: Operand, x0: Operand, z: Operand, n: int, dz: Operand, dx0: Operand, first: bool) -> Stage:
     """Of x0 ⊙ z: dz = g ⊙ x0, and dx0 = g ⊙ z, added to what is there unless it is the first."""
     width = block(n, BLOCK_N)
-    return (_CROSS_GRADIENT, -(-n // width), n, g, x0, z, dz, dx0, int(first), width)
+    return (kernel.CROSS_GRADIENT.value, -(-n // width), n, g, x0, z, dz, dx0, int(first), width)
 
 
 def launches(stages: Sequence[Stage]) -> list[tuple[int, int, int]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from smt.kernels.backend import resolve
-from smt.kernels.rank.triton_kernel import rank_kernel
+from smt.kernels.rank.triton_kernel import DOT, GATHER, MIX, OUTPUT, rank_kernel
 from smt.kernels.triton_stages import (
     SCRATCH,
     Scratch,
@@ -39,7 +39,6 @@ FORMAT = 1
 _ACTIVATIONS = ("relu", "gelu", "silu")
 _TABLES = {0: torch.float32, 1: torch.float16}
 _INT8_PRECISION = 2
-_GATHER, _DOT, _MIX, _OUTPUT = 6, 7, 8, 9
 
 
 @triton_op("smt::rank_triton", mutates_args=())
@@ -219,7 +218,7 @@ class Plan:
         per_tile = max(1, BLOCK_N // block_d)
         tiles = -(-slots // per_tile)
         # The 0 is its widest matrix: what reads the gather's columns says how many they are.
-        self._pending.append(lambda: (_GATHER, tiles, 0, out(), slots, dim, pooling, per_tile, block_d))
+        self._pending.append(lambda: (GATHER.value, tiles, 0, out(), slots, dim, pooling, per_tile, block_d))
         self._width += slots * dim
         self._room = 0
 
@@ -265,7 +264,7 @@ class Plan:
         out = self._scratch.place(width)
         x, y, block_d = self._place_of(self._at), self._place_of(out), block(dim, BLOCK_N)
         self._pending.append(
-            lambda: (_DOT, vectors, 0, x(), dim, y(), first * dim, max(1, BLOCK_N // block_d), block_d)
+            lambda: (DOT.value, vectors, 0, x(), dim, y(), first * dim, max(1, BLOCK_N // block_d), block_d)
         )
         self._move(out, width)
 
@@ -278,7 +277,7 @@ class Plan:
         self._linear(source, width, tasks * experts, gate, gate_bias, gates, "none")
         g, h, y, block_n = self._place_of(gates), self._place_of(at), self._place_of(mixed), block(n, BLOCK_N)
         tiles = tasks * -(-n // block_n)
-        self._pending.append(lambda: (_MIX, tiles, tasks * n, g(), h(), experts, n, y(), block_n))
+        self._pending.append(lambda: (MIX.value, tiles, tasks * n, g(), h(), experts, n, y(), block_n))
         self._scratch.release(at)
         self._scratch.release(gates)
         self._move(mixed, n)
@@ -302,4 +301,6 @@ class Plan:
         weight, bias, tasks, x = self._take(), self._take(), self.tasks, self._place_of(at)
         self._weight(weight, tasks * k)
         self._weight(bias, tasks)
-        self._pending.append(lambda: (_OUTPUT, tasks, 0, x(), group, k, weight, bias, probability, block(k, BLOCK_N)))
+        self._pending.append(
+            lambda: (OUTPUT.value, tasks, 0, x(), group, k, weight, bias, probability, block(k, BLOCK_N))
+        )

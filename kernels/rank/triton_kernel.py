@@ -1,6 +1,6 @@
 """The kernel of a whole template on the GPU: stages of triton_stage_kernel.py, and those that only a template has.
 
-triton.py makes the programs. Kinds from 6 on are of this file: the gather of pooled embeddings, dot products of pairs
+triton.py makes the programs. The kinds of this file are the gather of pooled embeddings, dot products of pairs
 of vectors, the mixture of experts by their gates, and the last layer of the heads.
 """
 
@@ -11,9 +11,11 @@ from smt.kernels.embedding.triton import pooled_rows
 from smt.kernels.triton_stage_kernel import run_stage
 from smt.kernels.triton_support import slot_offset
 
-_GATHER = tl.constexpr(6)
-_DOT = tl.constexpr(7)
-_MIX = tl.constexpr(8)
+# Kinds of stages, after those of triton_stage_kernel.py.
+GATHER = tl.constexpr(6)
+DOT = tl.constexpr(7)
+MIX = tl.constexpr(8)
+OUTPUT = tl.constexpr(9)
 
 
 @triton.jit
@@ -28,21 +30,21 @@ def rank_kernel(
     a_ptr = arena_ptr + slot_offset(slot_ptr, tile * BLOCK_M, ROW_BLOCK, ELEMENTS)
     buffers = (x_ptr, s_ptr, y_ptr, y_ptr)
     for i in tl.static_range(len(STAGES)):
-        if STAGES[i][0] < _GATHER:
+        if STAGES[i][0] < GATHER:
             run_stage(a_ptr, buffers, m, rows, STAGES, i, SPLITS, BLOCK_M)
-        elif STAGES[i][0] == _GATHER:
+        elif STAGES[i][0] == GATHER:
             base = tl.load(base_ptr + tl.load(slot_ptr + tile * BLOCK_M // ROW_BLOCK))
             _gather_stage(
                 s_ptr, pool_ptr, base, pool_rows, ids_ptr, offsets_ptr, bags_ptr, bags, tile, rows, part,
                 SPLITS, BLOCK_M,
                 STAGES[i][1], STAGES[i][3], STAGES[i][4], STAGES[i][5], STAGES[i][6], STAGES[i][7], STAGES[i][8],
             )  # fmt: skip
-        elif STAGES[i][0] == _DOT:
+        elif STAGES[i][0] == DOT:
             _dot_stage(
                 s_ptr, m, rows, part, SPLITS, BLOCK_M,
                 STAGES[i][1], STAGES[i][3], STAGES[i][4], STAGES[i][5], STAGES[i][6], STAGES[i][7], STAGES[i][8],
             )  # fmt: skip
-        elif STAGES[i][0] == _MIX:
+        elif STAGES[i][0] == MIX:
             _mix_stage(
                 s_ptr, m, rows, part, SPLITS, BLOCK_M,
                 STAGES[i][1], STAGES[i][3], STAGES[i][4], STAGES[i][5], STAGES[i][6], STAGES[i][7], STAGES[i][8],

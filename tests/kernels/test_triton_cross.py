@@ -96,17 +96,18 @@ def test_errors() -> None:
 
 
 def test_compiled_for_hopper() -> None:
-    """R1 and one layer of R2 of the kernel benchmark: nothing spills, and every matrix goes through wgmma.
+    """Layers of R1 and R2 of the kernel benchmark: nothing spills, and every matrix goes through wgmma.
 
-    test_triton_rank.py compiles the forward of R3.
+    test_triton_rank.py compiles the whole forward of R1 and R3.
     """
     programs = {}
-    for name, width, rank, layers in (("R1", 432, 64, 3), ("R2", 3456, 512, 1)):
+    for name, width, rank, layers in (("R1", 432, 64, 2), ("R2", 3456, 512, 1)):
         matrix = width * rank
         offsets = tuple(i * matrix for i in range(2 * layers))
         offsets += tuple(2 * layers * matrix + i * width for i in range(layers))
         elements = offsets[-1] + width
-        programs[name] = _forward_program(offsets, rank, width, layers)[0], elements
+        if name == "R2":
+            programs[name] = _forward_program(offsets, rank, width, layers)[0], elements
         programs[f"{name} backward"] = _backward_program(offsets, rank, width, layers)[0], elements
     for name, launches in compile_programs(programs).items():
         assert len(launches) == 1 or "R2" in name

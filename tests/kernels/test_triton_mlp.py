@@ -104,23 +104,24 @@ def test_errors() -> None:
 
 
 def test_compiled_for_hopper() -> None:
-    """Deep and dense arch of R1, layers of R2's top, LayerNorm: nothing spills, every matrix goes through wgmma."""
+    """Deep arch of R1 backwards, with and without LayerNorm, and the first layer of R2's: nothing spills, every matrix
+    goes through wgmma.
+
+    test_triton_rank.py compiles the whole forward of R1 and R3.
+    """
     programs = {}
     for name, widths, normalised in (
         ("R1", [432, 512, 256], False),
         ("R1 LayerNorm", [432, 512, 256], True),
-        ("dense", [13, 256, 16], False),
-        ("R2", [3456, 1024, 512], False),
+        ("R2", [3456, 1024], False),
     ):
         sizes = [n * k for k, n in itertools.pairwise(widths)] + widths[1:] * (3 if normalised else 1)
         offsets = tuple(itertools.accumulate((aligned(s) for s in sizes), initial=0))
         arguments = widths[0], tuple(widths[1:]), offsets[:-1], "gelu", normalised
-        if normalised:
-            programs[f"{name}, backward"] = _backward_program(*arguments)[0], offsets[-1]
-        else:
-            programs[name] = _forward_program(*arguments)[0], offsets[-1]
+        program = _forward_program(*arguments) if name == "R2" else _backward_program(*arguments)
+        programs[name] = program[0], offsets[-1]
     for name, launches in compile_programs(programs).items():
-        assert len(launches) == 1 or "R2" in name
+        assert len(launches) == 1
         for compiled, matrices in launches:
             assert compiled.spill_bytes == 0, (name, compiled)
             assert compiled.shared_bytes <= SHARED_LIMIT // 2, "two programs fit one SM"
