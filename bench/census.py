@@ -58,8 +58,11 @@ def quality_changes(registry: Registry, precision: Precision, cache: ArtefactCac
     Raises:
         RegistryError: a snapshot is missing or damaged, or of another template than the example's.
     """
+    names = [name for name in registry.scenarios() if (FOLDER / f"{name}.yaml").exists()]
+    if not names:
+        raise RegistryError(f"{registry.root}: no snapshot of the census example's scenarios; train and publish them")
     rows = []
-    for name in registry.scenarios():
+    for name in names:
         scenario = load_scenario(FOLDER / f"{name}.yaml")
         labels, exact, found = _scores(registry, scenario, precision, cache)
         for t, task in enumerate(scenario.tasks):
