@@ -141,17 +141,17 @@ class Call {
     Random random(seed);
     std::vector<float> slab(static_cast<size_t>(p.slab_elements));
     for (int64_t slot = 0; slot < slots; ++slot) {
-      for (float& weight : slab) weight = random.value() * 0.4F;
+      for (float& weight : slab) weight = random.value() * 0.2F;
       program.pack(slab, arena_.data() + slot * p.packed_bytes);
     }
     for (int64_t i = 0; i < block_slot_.count(); ++i) block_slot_[i] = static_cast<int32_t>(random.below(slots));
     for (int64_t i = 0; i < dense_.count(); ++i) dense_[i] = random.value();
-    in_ = {.arena = arena_.data(),
-           .slot_bytes = p.packed_bytes,
-           .block_slot = block_slot_.data(),
-           .dense = dense_.data(),
-           .rows = rows,
-           .out = out_.data()};
+    in_.arena = arena_.data();
+    in_.slot_bytes = p.packed_bytes;
+    in_.block_slot = block_slot_.data();
+    in_.dense = dense_.data();
+    in_.rows = rows;
+    in_.out = out_.data();
     if (p.gather != nullptr) add_bags(*p.gather, rows, random, shift);
   }
 

@@ -213,7 +213,7 @@ def test_kernels_that_cannot_run_here() -> None:
         ([1, 0, 0, 1], r"\(inputs\): found 0; expected 1..16777216"),
         ([1, 0, 5, 2], r"\(groups of the input\): does not divide the inputs"),
         ([1, 0, 5, 1], r"integer 4 \(step\): a program has at least one"),
-        ([1, 0, 5, 1, 8], r"\(step\): found 8; expected 1..7"),
+        ([1, 0, 5, 1, 99], r"\(step\): found 99; expected 1.."),
         ([1, 0, 5, 1, 1, 0, 1, 3, 0, 15], r"\(gain\): the program ends here"),
         ([1, 0, 5, 1, 1, 3], r"\(activation\): found 3; expected 0..2"),
         ([1, 0, 5, 1, 1, 0, 0], r"\(layers\): found 0"),
