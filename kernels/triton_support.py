@@ -147,13 +147,18 @@ def dot_rows(
     """acc[m, n] + Σ_k x[m, k] w[n, k] over k < K, where w[n, k] lies at n * W_N + k * W_K.
 
     So (W_N, W_K) = (K, 1) multiplies by the transpose of a row-major [N, K], as a linear layer does, and (1, N) by a
-    row-major [K, N], as its gradient does.
+    row-major [K, N], as its gradient does. x of another dtype than w (float32, w bfloat16) is multiplied in two parts,
+    so that nothing of it is rounded away.
     """
     for k0 in range(0, K, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
-        x = load_tile(x_ptr, X_STRIDE, m, k, rows, K).to(w_ptr.dtype.element_ty)
+        x = load_tile(x_ptr, X_STRIDE, m, k, rows, K)
         inside = (n[None, :] < N) & (k[:, None] < K)
         w = tl.load(w_ptr + n[None, :] * W_N + k[:, None] * W_K, mask=inside, other=0.0)
+        if x.dtype != w.dtype:
+            rounded = x.to(w.dtype)
+            acc = tl.dot((x - rounded.to(tl.float32)).to(w.dtype), w, acc, input_precision="ieee")
+            x = rounded
         acc = tl.dot(x, w, acc, input_precision="ieee")
     return acc
 

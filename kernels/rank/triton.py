@@ -65,7 +65,8 @@ def rank_triton(
         ids: [N] int64 rows of the slot's own table; an id outside the pool adds nothing. offsets [bags + 1] int64 and
             bag_index [B, S] int64: see `pooled_embedding`.
         program: a `TileProgram` of an mlp, the gather, and what follows it down to the heads. Its precision is not
-            used: the arena's dtype is the precision.
+            used: the arena's dtype is that of the weights and of what is stored between stages. The dense input is
+            not rounded: it is multiplied in two bfloat16 parts. An exact mlp is an mlp here, exact in its input alone.
         row_block: a multiple of 64; tiles of wide templates have 128 rows if it is one of 128.
 
     Returns:
@@ -79,7 +80,7 @@ def rank_triton(
     plan = Plan.of(ints(program))
     if arena.dtype != compute_dtype(arena.device):
         raise ValueError(f"rank: the arena is {arena.dtype}; expected {compute_dtype(arena.device)}")
-    # What is checked is the arena: the dense input is float32, and rounded to its dtype as it is read.
+    # What is checked is the arena; the dense input is float32.
     check_arena("rank", arena.new_empty(dense.shape), arena, block_slot, row_block, plan.weights)
     _check("dense", dense, torch.float32, plan.inputs)
     _check("bag_index", bag_index, torch.int64, plan.slots)
@@ -138,7 +139,7 @@ class Plan:
 
     def _read(self) -> None:
         readers = {1: self._mlp, 2: self._gather, 3: self._cross_low_rank, 4: self._cross_full, 5: self._dot,
-                   6: self._experts, 7: self._heads}  # fmt: skip
+                   6: self._experts, 7: self._heads, 8: self._mlp}  # fmt: skip
         self._at, self._width = -1, self.inputs  # column of the scratch; -1 is the dense input
         self._room = 0  # columns left behind those for the gather
         while self._numbers:

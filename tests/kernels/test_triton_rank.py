@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from bench.shapes import load_shape
@@ -11,6 +13,7 @@ from smt.kernels import cpu, triton_stages
 from smt.kernels.backend import BackendError
 from smt.kernels.rank.triton import FORMAT, Plan, rank_triton
 from smt.kernels.triton_stages import launches
+from smt.kernels.triton_support import dot_rows
 from smt.serving.fused import tile_program
 from smt.training.model import slab_layout
 from tests.kernels.cpu.networks import Batch, Network
@@ -106,8 +109,33 @@ def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         run(batch)
 
 
-def test_format_is_that_of_the_cpu() -> None:
+def test_programs_are_those_of_the_cpu() -> None:
     assert cpu.FORMAT == FORMAT
+    exact = cpu.TileProgram("bf16", 7)
+    exact.mlp([cpu.Linear(4, 0, 32)], "relu", exact=True)
+    exact.gather(2, 4, "sum", "fp32")
+    exact.heads(1, [], "relu", (48, 64), shared=True, probability=True)
+    plain = [1 if i == 4 else value for i, value in enumerate(exact.values())]
+    assert exact.values() != plain
+    assert Plan(exact.values()).stages == Plan(plain).stages
+
+
+@triton.jit
+def _product(x_ptr, w_ptr, y_ptr, K: tl.constexpr):
+    m, n = tl.arange(0, 16).to(tl.int64), tl.arange(0, 16)
+    acc = dot_rows(tl.zeros((16, 16), tl.float32), x_ptr, K, w_ptr, K, 1, m, n, 16, 16, K, 16)
+    tl.store(y_ptr + m[:, None] * 16 + n[None, :], acc)
+
+
+def test_dense_input_is_not_rounded_to_the_weights_precision() -> None:
+    """In float16 for bfloat16, which the interpreter cannot compute in."""
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(16, 13, generator=generator) + 100, torch.randn(16, 13, generator=generator).half()
+    y = torch.zeros(16, 16)
+    _product[(1,)](x, w, y, 13)
+    exact = x.double() @ w.double().T
+    assert (y - exact).abs().max() < 1e-3
+    assert (x.half().double() @ w.double().T - exact).abs().max() > 1e-2
 
 
 def test_compiled_for_hopper() -> None:
