@@ -1,4 +1,6 @@
-"""`cross` in Triton: interpreted on the CPU against the reference, and compiled for the H100."""
+"""`cross` in Triton: against the reference, and compiled for the H100."""
+
+from functools import partial
 
 import pytest
 import torch
@@ -7,92 +9,93 @@ from torch import Tensor
 from smt.kernels import triton_stages
 from smt.kernels.cross import cross_full, cross_low_rank
 from smt.kernels.cross.triton import _backward_program, _forward_program
+from smt.kernels.triton_support import compute_dtype
 from tests.kernels.triton_compile import SHARED_LIMIT
+from tests.kernels.triton_parity import DEVICE, close, randn, same_with_gradients
 from tests.kernels.triton_programs import compile_programs
 
 # (rows, width, rank, layers)
 SHAPES = [(0, 5, 2, 2), (1, 5, 2, 3), (5, 17, 3, 2), (33, 13, 1, 1), (70, 40, 24, 2)]
-TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
+Lists = list[list[Tensor]]
 
 
-def weights_of(width: int, rank: int, layers: int, seed: int = 0) -> list[list[Tensor]]:
+def weights_of(width: int, rank: int, layers: int, seed: int = 0) -> Lists:
     """Low-rank: down, up, biases. Full (rank 0): weights, biases."""
-    generator = torch.Generator().manual_seed(seed)
     shapes = [(rank, width), (width, rank), (width,)] if rank else [(width, width), (width,)]
-    return [[torch.randn(s, generator=generator) / s[-1] ** 0.5 for _ in range(layers)] for s in shapes]
+    return [[randn(*shape, seed=seed + 10 * i) for i in range(layers)] for shape in shapes]
 
 
-def run(x: Tensor, lists: list[list[Tensor]], backend: str) -> Tensor:
+def run(x: Tensor, lists: Lists, backend: str) -> Tensor:
     return cross_low_rank(x, *lists, backend=backend) if len(lists) == 3 else cross_full(x, *lists, backend=backend)
 
 
 @pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("launches", ["one", "split"])
+@pytest.mark.parametrize("how", ["one launch", "split"])
 @pytest.mark.parametrize(("rows", "width", "rank", "layers"), SHAPES)
 def test_forward_and_backward(
-    monkeypatch: pytest.MonkeyPatch, rows: int, width: int, rank: int, layers: int, launches: str, full: bool
+    monkeypatch: pytest.MonkeyPatch, rows: int, width: int, rank: int, layers: int, how: str, full: bool
 ) -> None:
-    if launches == "split":  # as for matrices wider than those of one launch, with several tiles of columns
+    if how == "split":  # as for matrices wider than those of one launch, with several tiles of columns
         monkeypatch.setattr(triton_stages, "ONE_LAUNCH_WIDTH", 0)
         monkeypatch.setattr(triton_stages, "BLOCK_N", 16)
     _forward_program.cache_clear()
     _backward_program.cache_clear()
-    x = torch.randn(rows, width, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    lists = [[w.requires_grad_() for w in group] for group in weights_of(width, 0 if full else rank, layers)]
-    leaves = [x, *(w for group in lists for w in group)]
-    outcomes = []
-    for backend in ("triton", "reference"):
-        y = run(x, lists, backend)
-        outcomes.append([y, *torch.autograd.grad(y, leaves, torch.linspace(-1, 1, y.numel()).view(y.shape))])
-    for found, expected in zip(*outcomes, strict=True):
-        torch.testing.assert_close(found, expected, **TOLERANCE)
+    lists = weights_of(width, 0 if full else rank, layers)
+
+    def call(backend: str, x: Tensor, *flat: Tensor) -> Tensor:
+        return run(x, [list(flat[i * layers : (i + 1) * layers]) for i in range(len(lists))], backend)
+
+    inputs = [randn(rows, width, seed=9) * width**0.5, *(w for group in lists for w in group)]
+    same_with_gradients(partial(call, "triton"), partial(call, "reference"), inputs)
 
 
 @pytest.mark.parametrize("rank", [0, 3])
 @pytest.mark.parametrize("rows", [1, 64, 200])
 def test_rows_of_many_slots(rows: int, rank: int) -> None:
     width, layers, row_block = 9, 2, 64
-    slots = [weights_of(width, rank, layers, seed) for seed in range(3)]
+    slots = [weights_of(width, rank, layers, 100 * seed) for seed in range(3)]
     flat = [[w.flatten() for group in lists for w in group] for lists in slots]
-    gap = torch.full((5,), torch.nan)  # what lies between the weights is not read
+    gap = torch.full((5,), torch.nan, device=DEVICE)  # what lies between the weights is not read
     arena = torch.stack([torch.cat([piece for w in weights for piece in (gap, w)]) for weights in flat])
     offsets, end = [], 0
     for w in flat[0]:
         offsets.append(end + 5)
         end += 5 + w.numel()
-    x = torch.randn(rows, width, generator=torch.Generator().manual_seed(1))
-    block_slot = torch.tensor([2, 0, 2, 1][: -(-rows // row_block)], dtype=torch.int32)
-    found = torch.ops.smt.cross_triton(x, arena, block_slot, offsets, rank, row_block)
+    x, dtype = randn(rows, width) * 3, compute_dtype(DEVICE)
+    block_slot = torch.tensor([2, 0, 2, 1][: -(-rows // row_block)], dtype=torch.int32, device=DEVICE)
+    op = torch.ops.smt.cross_triton
+    found = op(x.to(dtype), arena.to(dtype), block_slot, offsets, rank, row_block)
     blocks = [run(part, slots[s], "reference") for part, s in zip(x.split(row_block), block_slot.tolist(), strict=True)]
-    torch.testing.assert_close(found, torch.cat(blocks), **TOLERANCE)
+    close(found, torch.cat(blocks))
 
 
 def test_strided_input() -> None:
-    x = torch.randn(12, 10, generator=torch.Generator().manual_seed(1))[::2, ::2]
+    x = randn(12, 10)[::2, ::2]
     lists = weights_of(5, 2, 2)
-    torch.testing.assert_close(run(x, lists, "triton"), run(x, lists, "reference"), **TOLERANCE)
+    close(run(x, lists, "triton"), run(x, lists, "reference"))
 
 
 def test_errors() -> None:
-    x, slots = torch.zeros(70, 5), torch.zeros(2, dtype=torch.int32)
-    op = torch.ops.smt.cross_triton
+    dtype, op = compute_dtype(DEVICE), torch.ops.smt.cross_triton
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=DEVICE)
+
+    x, slots = zeros(70, 5), torch.zeros(2, dtype=torch.int32, device=DEVICE)
     with pytest.raises(ValueError, match="row_block is 48; expected a multiple of 64"):
-        op(x, torch.zeros(1, 30), slots, [0, 25], 0, 48)
+        op(x, zeros(1, 30), slots, [0, 25], 0, 48)
     with pytest.raises(ValueError, match=r"2 entries of block_slot for 150 rows; expected one per 64 rows"):
-        op(torch.zeros(150, 5), torch.zeros(1, 30), slots, [0, 25], 0, 64)
-    with pytest.raises(ValueError, match=r"expected a contiguous .* of torch.float32"):
-        op(x, torch.zeros(1, 30, dtype=torch.float64), slots, [0, 25], 0, 64)
+        op(zeros(150, 5), zeros(1, 30), slots, [0, 25], 0, 64)
+    with pytest.raises(ValueError, match=rf"expected a contiguous .* of {dtype}"):
+        op(x, zeros(1, 30).double(), slots, [0, 25], 0, 64)
     with pytest.raises(ValueError, match="a slot of the arena has 29 elements"):
-        op(x, torch.zeros(1, 29), slots, [0, 25], 0, 64)
+        op(x, zeros(1, 29), slots, [0, 25], 0, 64)
     with pytest.raises(ValueError, match="4 offsets; expected 3 per layer"):
-        op(x, torch.zeros(1, 60), slots, [0, 1, 2, 3], 2, 64)
+        op(x, zeros(1, 60), slots, [0, 1, 2, 3], 2, 64)
     with pytest.raises(ValueError, match=r"up\[1\] has shape \(5, 3\); expected \(5, 2\)"):
-        cross_low_rank(
-            x, [torch.zeros(2, 5)] * 2, [torch.zeros(5, 2), torch.zeros(5, 3)], [torch.zeros(5)] * 2, backend="triton"
-        )
-    arena = torch.zeros(2, 30, requires_grad=True)
+        cross_low_rank(x, [zeros(2, 5)] * 2, [zeros(5, 2), zeros(5, 3)], [zeros(5)] * 2, backend="triton")
     with pytest.raises(ValueError, match="the arena has 2 slots; gradients are of an arena of one slot"):
-        op(x, arena, slots, [0, 25], 0, 64).sum().backward()
+        op(x, zeros(2, 30).requires_grad_(), slots, [0, 25], 0, 64).sum().backward()
 
 
 def test_compiled_for_hopper() -> None:
