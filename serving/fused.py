@@ -38,7 +38,8 @@ def tile_program(template: Template, precision: Precision, table: str = "fp32") 
     slots, components = template.slots, template.components
     at = _Places(slab_layout(template))
     program = TileProgram(precision, slots.dense)
-    program.mlp(at.mlp("dense_arch", components.dense_arch), components.dense_arch.activation)
+    # The dense arch is some hundredth of the work, and its rounding errors are multiplied into everything: kept exact.
+    program.mlp(at.mlp("dense_arch", components.dense_arch), components.dense_arch.activation, exact=True)
     program.gather(slots.categorical, slots.dim, slots.pooling, table)
     interaction = components.interaction
     if isinstance(interaction, DotConfig):

@@ -50,15 +50,17 @@ template <class P>
 void read_inputs(const Tile<P>& t) {
   const Buffer& b = t.program.buffers[t.program.input_buffer];
   int64_t width = t.program.inputs / b.groups;
-  for (int64_t r = 0; r < t.rows; ++r) {
-    for (int64_t g = 0; g < b.groups; ++g) {
-      const float* x = t.in.dense + (t.first + r) * t.program.inputs + g * width;
-      auto* out = t.act(t.program.input_buffer) + r * b.stride + g * b.group_stride;
-      int64_t i = 0;
-      for (; i + kLanes <= width; i += kLanes) store(out + i, load(x + i));
-      for (; i < width; ++i) store_one(out + i, x[i]);
+  with_elements(t, t.program.input_buffer, [&](auto* elements) {
+    for (int64_t r = 0; r < t.rows; ++r) {
+      for (int64_t g = 0; g < b.groups; ++g) {
+        const float* x = t.in.dense + (t.first + r) * t.program.inputs + g * width;
+        auto* out = elements + r * b.stride + g * b.group_stride;
+        int64_t i = 0;
+        for (; i + kLanes <= width; i += kLanes) store(out + i, load(x + i));
+        for (; i < width; ++i) store_one(out + i, x[i]);
+      }
     }
-  }
+  });
 }
 
 template <class P>
@@ -66,11 +68,9 @@ void write_outputs(const Tile<P>& t) {
   const Buffer& b = t.program.buffers[t.program.output_buffer];
   for (int64_t r = 0; r < t.rows; ++r) {
     for (int64_t g = 0; g < b.groups; ++g) {
-      float* out = t.in.out + (t.first + r) * t.program.outputs + g * b.width;
-      const auto* x = t.act(t.program.output_buffer) + r * b.stride + g * b.group_stride;
-      int64_t i = 0;
-      for (; i + kLanes <= b.width; i += kLanes) store(out + i, load(x + i));
-      for (; i < b.width; ++i) out[i] = load_one(x + i);
+      std::memcpy(t.in.out + (t.first + r) * t.program.outputs + g * b.width,
+                  t.floats(t.program.output_buffer) + r * b.stride + g * b.group_stride,
+                  static_cast<size_t>(b.width) * sizeof(float));
     }
   }
 }
@@ -80,9 +80,13 @@ Status run_tile(const Tile<P>& t) {
   read_inputs(t);
   for (int64_t i = 0; i < t.program.step_count; ++i) {
     const Step& step = t.program.steps[i];
+    if (step.rounded_from >= 0) round_into(t, step.rounded_from, step.in);
     switch (step.kind) {
       case StepKind::kMlp:
         run_mlp(t, step);
+        break;
+      case StepKind::kExactMlp:
+        run_mlp(viewed_as<Fp32>(t), step);
         break;
       case StepKind::kGather:
         if (!run_gather(t, step)) return Status::kIdOutside;
@@ -130,7 +134,8 @@ Status run_rows(const Program& program, const Inputs& in, int64_t first, int64_t
             .capacity = capacity,
             .sums = reinterpret_cast<float*>(memory + scratch.sums),
             .quantised = memory + scratch.quantised,
-            .buffers = memory + scratch.buffers};
+            .buffers = memory + scratch.buffers,
+            .half = sizeof(typename P::Act) == 2};
   clear_padding(t);
   bool prefetched = false;
   while (first < last) {

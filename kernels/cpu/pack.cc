@@ -30,7 +30,8 @@ void for_each_weight(const Matrix& m, int64_t unit, int64_t depth, Place&& place
     int64_t columns = std::min(kPanel, m.n16 - panel * kPanel);
     int64_t vectors = columns / kLanes, vector = n % kPanel / kLanes, lane = n % kLanes;
     int64_t start = panel * kPanel * blocks * block_k;
-    for (int64_t k = 0; k < m.k; ++k) {
+    for (int64_t i = 0; i < (m.twice ? 2 : 1) * m.source_k; ++i) {
+      int64_t k = i < m.source_k ? i : i - m.source_k + m.k / 2;
       int64_t at;
       if (depth == 0) {
         at = start + (k * vectors + vector) * kLanes + lane;
@@ -39,22 +40,22 @@ void for_each_weight(const Matrix& m, int64_t unit, int64_t depth, Place&& place
         at = start + (block * vectors + vector) * depth * kLanes + (inside / unit * kLanes + lane) * unit +
              inside % unit;
       }
-      place(at, n, k);
+      place(at, n, i % m.source_k);
     }
   }
 }
 
-void pack_matrix(const Matrix& m, Precision precision, const float* slab, std::byte* slot) {
+void pack_matrix(const Matrix& m, const float* slab, std::byte* slot) {
   for (int64_t g = 0; g < m.groups; ++g) {
-    const float* source = slab + m.weight_source + g * m.n * m.k;
+    const float* source = slab + m.weight_source + g * m.n * m.source_k;
     std::byte* target = slot + m.weight + g * m.group_bytes;
-    auto weight = [&](int64_t n, int64_t k) { return source[source_row(m, n) * m.k + k]; };
+    auto weight = [&](int64_t n, int64_t k) { return source[source_row(m, n) * m.source_k + k]; };
     auto* bias = reinterpret_cast<float*>(slot + m.bias) + g * m.n16;
     for (int64_t n = 0; m.bias_source >= 0 && n < m.n; ++n) bias[n] = slab[m.bias_source + g * m.n + source_row(m, n)];
-    if (precision == Precision::kFp32) {
+    if (m.precision == Precision::kFp32) {
       auto* out = reinterpret_cast<float*>(target);
       for_each_weight(m, 1, 0, [&](int64_t at, int64_t n, int64_t k) { out[at] = weight(n, k); });
-    } else if (precision == Precision::kBf16) {
+    } else if (m.precision == Precision::kBf16) {
       auto* out = reinterpret_cast<uint16_t*>(target);
       for_each_weight(m, 2, 32, [&](int64_t at, int64_t n, int64_t k) { out[at] = to_bf16(weight(n, k)); });
     } else {
@@ -63,7 +64,7 @@ void pack_matrix(const Matrix& m, Precision precision, const float* slab, std::b
       auto* shifts = reinterpret_cast<int32_t*>(slot + m.shift) + g * m.n16;
       for (int64_t n = 0; n < m.n; ++n) {
         float largest = 0;
-        for (int64_t k = 0; k < m.k; ++k) largest = std::max(largest, std::fabs(weight(n, k)));
+        for (int64_t k = 0; k < m.source_k; ++k) largest = std::max(largest, std::fabs(weight(n, k)));
         scales[n] = largest / 127.0F;
       }
       for_each_weight(m, 4, 64, [&](int64_t at, int64_t n, int64_t k) {
@@ -84,7 +85,7 @@ void CompiledProgram::pack(std::span<const float> slab, std::byte* slot) const {
                                 std::to_string(p.slab_elements));
   }
   std::memset(slot, 0, static_cast<size_t>(p.packed_bytes));
-  for (const Matrix& m : parts_.matrices) pack_matrix(m, p.precision, slab.data(), slot);
+  for (const Matrix& m : parts_.matrices) pack_matrix(m, slab.data(), slot);
   for (const Vector& v : parts_.vectors) {
     for (int64_t g = 0; g < v.groups; ++g) {
       std::memcpy(slot + v.offset + g * v.n16 * 4, slab.data() + v.source + g * v.n, static_cast<size_t>(v.n) * 4);

@@ -54,16 +54,18 @@ class Builder {
     bool ended = false;
     while (!in_.done()) {
       if (ended) in_.fail("step", "heads is the last step");
-      auto kind = StepKind{in_.next("step", 1, 7)};
+      auto kind = StepKind{in_.next("step", 1, 8)};
       Step step{};
       step.kind = kind;
       step.in = current_;
+      step.rounded_from = -1;
       ended = kind == StepKind::kHeads;
       add(step);
       out_.steps.push_back(step);
     }
     if (out_.steps.empty()) in_.fail("step", "a program has at least one");
     if (!ended) {
+      take_floats();
       program().output_buffer = current_;
       program().outputs = groups_ * width_;
     }
@@ -76,7 +78,9 @@ class Builder {
   void add(Step& step) {
     switch (step.kind) {
       case StepKind::kMlp:
-        return mlp(step);
+        return mlp(step, false);
+      case StepKind::kExactMlp:
+        return mlp(step, true);
       case StepKind::kGather:
         return gather(step);
       case StepKind::kCrossLowRank:
@@ -96,20 +100,32 @@ class Builder {
     if (groups_ != 1) in_.fail(what, "takes one group of columns, not " + std::to_string(groups_));
   }
 
-  void mlp(Step& step) {
+  // What comes next does not multiply the current buffer, so nothing is lost to rounding there.
+  void take_floats() { out_.buffers[static_cast<size_t>(current_)].is_float = true; }
+  // What comes next multiplies it: floats are rounded into a buffer of their own.
+  void take_operand(Step& step) {
+    const Buffer& current = out_.buffers[static_cast<size_t>(current_)];
+    if (!current.is_float) return;
+    step.rounded_from = current_;
+    step.in = buffer(current.groups, current.width);
+  }
+
+  void mlp(Step& step, bool exact) {
     one_group("mlp");
+    Precision precision = exact ? Precision::kFp32 : program().precision;
+    exact ? take_floats() : take_operand(step);
     step.activation = activation();
     std::vector<Layer>& layers = new_layers(in_.count("layers"));
     for (Layer& layer : layers) {
       int64_t n = in_.count("units");
-      layer.matrix = matrix(1, n, width_, true);
+      layer.matrix = matrix(precision, 1, n, width_, true);
       int64_t gain = in_.next("gain", -1, std::numeric_limits<int32_t>::max());
       if (gain >= 0) {
         layer.gain = vector(1, n, gain);
         layer.norm_bias = vector(1, n, in_.source("bias of the norm"));
         layer.raw = buffer(1, n, true);
       }
-      layer.out = buffer(1, n);
+      layer.out = buffer(1, n, exact);
       width_ = n;
     }
     current_ = layers.back().out;
@@ -119,8 +135,10 @@ class Builder {
   void gather(Step& step) {
     one_group("gather");
     if (gather_ >= 0) in_.fail("gather", "a program has at most one");
-    if (!out_.steps.empty() && out_.steps.back().kind != StepKind::kMlp)
+    if (!out_.steps.empty() && out_.steps.back().kind != StepKind::kMlp &&
+        out_.steps.back().kind != StepKind::kExactMlp) {
       in_.fail("gather", "comes first or behind mlp");
+    }
     step.slots = in_.count("slots");
     step.dim = in_.count("dim");
     step.pooling = Pooling{in_.next("pooling", 0, 1)};
@@ -129,9 +147,9 @@ class Builder {
     step.first = in_.next("columns before", 0, 0) + width_;
     width_ += step.slots * step.dim;
     Buffer& b = out_.buffers[static_cast<size_t>(current_)];
-    b = shaped(1, width_, false);
+    b = shaped(1, width_, true);
     step.out = current_;
-    step.swap = buffer(1, step.slots * step.dim);
+    step.swap = buffer(1, step.slots * step.dim, true);
     gather_ = static_cast<int64_t>(out_.steps.size());
   }
 
@@ -139,14 +157,17 @@ class Builder {
     one_group("cross");
     int64_t count = in_.count("layers"), rank = in_.count("rank");
     std::vector<Layer>& layers = new_layers(2 * count);
+    take_floats();
     int64_t hidden = buffer(1, rank);
+    step.swap = buffer(1, width_, true);
+    step.operands[0] = step.operands[1] = buffer(1, width_);
     step.out = buffer(1, width_);
     for (int64_t l = 0; l < count; ++l) {
       Layer& down = layers[static_cast<size_t>(2 * l)];
       Layer& up = layers[static_cast<size_t>(2 * l + 1)];
-      down.matrix = matrix(1, rank, width_, false);
+      down.matrix = matrix(program().precision, 1, rank, width_, false);
       down.out = hidden;
-      up.matrix = matrix(1, width_, rank, true);
+      up.matrix = matrix(program().precision, 1, width_, rank, true);
     }
     current_ = step.out;
     hand_over(step, layers);
@@ -155,15 +176,18 @@ class Builder {
   void cross_full(Step& step) {
     one_group("cross");
     std::vector<Layer>& layers = new_layers(in_.count("layers"));
-    for (Layer& layer : layers) layer.matrix = matrix(1, width_, width_, true);
+    for (Layer& layer : layers) layer.matrix = matrix(program().precision, 1, width_, width_, true);
+    take_floats();
+    step.swap = buffer(1, width_, true);
+    for (int64_t& operand : step.operands) operand = buffer(1, width_);
     step.out = buffer(1, width_);
-    step.swap = layers.size() > 1 ? buffer(1, width_) : step.out;
     current_ = step.out;
     hand_over(step, layers);
   }
 
   void dot(Step& step) {
     one_group("dot");
+    take_floats();
     step.slots = in_.count("vectors");
     step.dim = in_.count("dim");
     if (step.slots * step.dim != width_) in_.fail("dot", "vectors × dim is not the width of its input");
@@ -181,11 +205,13 @@ class Builder {
     step.tasks = in_.count("tasks");
     step.experts = in_.count("experts");
     int64_t inputs = width_;
+    take_operand(step);
     std::vector<Layer>& layers = grouped_layers(in_.count("layers"), step.experts);
-    step.gate = matrix(1, step.tasks * step.experts, inputs, true, step.tasks);
+    step.gate = matrix(program().precision, 1, step.tasks * step.experts, inputs, true, step.tasks);
     int64_t lanes = round_up(step.tasks, kLanes);
     step.gate_buffer = buffer(1, step.tasks * step.experts + lanes, true);  // vectors reach beyond the last gate
     step.swap = buffer(1, (step.experts + 1) * lanes, true);
+    out_.buffers[static_cast<size_t>(layers.back().out)].is_float = true;  // is mixed, not multiplied
     groups_ = step.tasks;
     step.out = current_ = buffer(groups_, width_);
     hand_over(step, layers);
@@ -197,18 +223,30 @@ class Builder {
     step.shared = in_.next("shared input", 0, 1) == 1;
     step.probability = in_.next("probability", 0, 1) == 1;
     if (groups_ != (step.shared ? 1 : step.tasks)) in_.fail("heads", "its input has another number of groups");
-    std::vector<Layer>& layers = grouped_layers(in_.count("layers", 0), step.tasks);
+    int64_t count = in_.count("layers", 0);
+    count == 0 ? take_floats() : take_operand(step);
+    // Mixtures of experts go through few columns, and their rounding errors straight into the scores: multiplied in two
+    // parts, for a few hundredths of the work.
+    bool split = count > 0 && program().precision == Precision::kBf16 && !out_.steps.empty() &&
+                 out_.steps.back().kind == StepKind::kExperts;
+    if (split) {
+      out_.steps.back().split = true;
+      Buffer& mixtures = out_.buffers[static_cast<size_t>(current_)];
+      mixtures = shaped(groups_, width_, false, 2 * round_up(width_, kPanel));
+    }
+    std::vector<Layer>& layers = grouped_layers(count, step.tasks, split);
+    if (count > 0) out_.buffers[static_cast<size_t>(layers.back().out)].is_float = true;
     step.out_weight = vector(step.tasks, width_, in_.source("output weight"));
     step.out_bias = vector(1, step.tasks, in_.source("output bias"));
     program().outputs = step.tasks;
     hand_over(step, layers);
   }
 
-  std::vector<Layer>& grouped_layers(int64_t count, int64_t groups) {
+  std::vector<Layer>& grouped_layers(int64_t count, int64_t groups, bool split = false) {
     std::vector<Layer>& layers = new_layers(count);
     for (Layer& layer : layers) {
       int64_t n = in_.count("units");
-      layer.matrix = matrix(groups, n, width_, true);
+      layer.matrix = matrix(program().precision, groups, n, width_, true, 1, split && &layer == layers.data());
       layer.out = buffer(groups, n);
       width_ = n;
     }
@@ -237,11 +275,15 @@ class Builder {
   }
 
   // Reads the sources of the weight and, where there is one, the bias.
-  Matrix matrix(int64_t groups, int64_t n, int64_t k, bool with_bias, int64_t split = 1) {
+  Matrix matrix(Precision precision, int64_t groups, int64_t n, int64_t k, bool with_bias, int64_t split = 1,
+                bool twice = false) {
     Matrix m{};
+    m.precision = precision;
     m.groups = groups;
     m.n = n;
-    m.k = k;
+    m.source_k = k;
+    m.twice = twice;
+    m.k = twice ? 2 * round_up(k, kPanel) : k;
     m.n16 = round_up(n, kLanes);
     m.split = split;
     m.weight_source = in_.source("weight");
@@ -249,23 +291,23 @@ class Builder {
     if (groups > kMost / n || groups * n > (int64_t{1} << 34) / k) in_.fail("units", "the matrix is too large");
     reach(m.weight_source, groups * n * k);
     if (with_bias) reach(m.bias_source, groups * n);
-    switch (program().precision) {
+    switch (precision) {
       case Precision::kFp32:
-        m.group_bytes = m.n16 * round_up(k, 4) * 4;
+        m.group_bytes = m.n16 * round_up(m.k, 4) * 4;
         break;
       case Precision::kBf16:
-        m.group_bytes = m.n16 * round_up(k, 32) * 2;
+        m.group_bytes = m.n16 * round_up(m.k, 32) * 2;
         break;
       case Precision::kInt8:
         if (k > kMostInt8) in_.fail("units", "more inputs than int8 sums of 32 bits hold");
-        m.group_bytes = m.n16 * round_up(k, 64);
+        m.group_bytes = m.n16 * round_up(m.k, 64);
         m.scale = place(groups * m.n16 * 4);
         m.shift = place(groups * m.n16 * 4);
         break;
     }
     m.weight = place(groups * m.group_bytes);
     m.bias = place(groups * m.n16 * 4);
-    program().max_k = std::max(program().max_k, k);
+    program().max_k = std::max(program().max_k, m.k);
     out_.matrices.push_back(m);
     return m;
   }
@@ -278,11 +320,11 @@ class Builder {
     return v;
   }
 
-  Buffer shaped(int64_t groups, int64_t width, bool is_float) const {
+  Buffer shaped(int64_t groups, int64_t width, bool is_float, int64_t group_stride = 0) const {
     Buffer b{};
     b.groups = groups;
     b.width = width;
-    b.group_stride = round_up(width, kPanel);
+    b.group_stride = group_stride > 0 ? group_stride : round_up(width, kPanel);
     b.is_float = is_float;
     b.stride = groups * b.group_stride;
     if (b.stride > kMost) in_.fail("width", "the activations of a row are too large");

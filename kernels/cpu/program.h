@@ -29,6 +29,7 @@ enum class StepKind : int64_t {
   kDot = 5,
   kExperts = 6,
   kHeads = 7,
+  kExactMlp = 8,  // in fp32 whatever the precision
 };
 
 // One matrix [groups, n, k] (row-major in the slab) with its bias [groups, n]; groups are experts or towers.
@@ -39,7 +40,11 @@ enum class StepKind : int64_t {
 //   int8: per 64 k:   [columns/16][16 quadruples of k][16 columns][4] int8: an AMX tile, or 16 operands of vpdpbusd
 // Padding is zero. All offsets are bytes from the start of the slot, multiples of 64.
 struct Matrix {
-  int64_t groups, n, k;
+  Precision precision;
+  int64_t groups, n;
+  int64_t k;         // depth of the product
+  int64_t source_k;  // columns in the slab: k, or, with `twice`, the weights stand at 0 and again at k / 2
+  bool twice;        // multiplies activations that are split in two: what bf16 holds of them, and the rest
   int64_t weight_source, bias_source;  // element offsets in the slab; bias_source -1: no bias
   int64_t weight, bias;                // packed; bias [groups, n16] float, zeros where there is none
   int64_t scale, shift;                // int8: [groups, n16] float scale of a column, [groups, n16] int32 128 * its sum
@@ -63,8 +68,10 @@ struct Layer {
   int64_t raw;             // with LayerNorm: float buffer of what is to be normalised
 };
 
-// A buffer holds activations of one tile, [rows, stride]. A row is `groups` pieces of `width` meant columns, one every
-// `group_stride` columns (a multiple of 32: the next matrix reads whole blocks of k); the columns between are zero.
+// A buffer holds activations of one tile, [rows, stride]: of the precision's type where a matrix multiplies them next,
+// and float where they are added, mixed or gathered, so that they are rounded once a matrix and never in between. A row
+// is `groups` pieces of `width` meant columns, one every `group_stride` columns (a multiple of 32: the next matrix
+// reads whole blocks of k); the columns between are zero.
 struct Buffer {
   int64_t groups, width, group_stride;
   int64_t stride;                     // elements from row to row
@@ -75,7 +82,8 @@ struct Buffer {
 struct Step {
   StepKind kind;
   Activation activation;
-  int64_t in, out;  // buffers
+  int64_t in, out;       // buffers
+  int64_t rounded_from;  // float buffer that is rounded into `in` first; -1: none
   const Layer* layers;
   int64_t layer_count;
   // kGather: slots × dim behind the first `first` columns of buffer `out`.
@@ -84,13 +92,16 @@ struct Step {
   Pooling pooling;
   TableType table;
   // kGather: `swap` keeps the columns of the row above. kExperts: `swap` is room for the mixture weights of a row, and
-  // the gate's columns are [experts, tasks]. kCrossLowRank: layers in pairs (down without bias, up). kCrossFull
-  // alternates between the buffers out and swap.
+  // the gate's columns are [experts, tasks]. kCrossLowRank: layers in pairs (down without bias, up). The crosses:
+  // `swap` is x in float between layers, `operands` the same for the next matrix to multiply (kCrossFull alternates
+  // between two).
   int64_t swap;
+  int64_t operands[2];
   // kExperts and kHeads.
   int64_t tasks, experts;
   Matrix gate;
   int64_t gate_buffer;
+  bool split;         // kExperts: mixtures are written as what bf16 holds and, behind it, the rest
   Vector out_weight;  // [tasks, k]
   Vector out_bias;    // one group of `tasks`
   bool shared;        // every head reads the same input

@@ -16,6 +16,7 @@ in program.cc):
     5 dot: vectors, dim, dense vector first
     6 experts: activation, tasks, experts, layers, per layer: units, weight, bias; gate weight, gate bias
     7 heads: activation, tasks, shared input, probability, layers, per layer: units, weight, bias; out weight, out bias
+    8 exact mlp: as mlp, in fp32 whatever the precision
 """
 
 from collections.abc import Sequence
@@ -61,8 +62,9 @@ class TileProgram:
     def values(self) -> list[int]:
         return list(self._values)
 
-    def mlp(self, layers: Sequence[Linear], activation: str) -> None:
-        self._values += [1, ACTIVATIONS.index(activation), len(layers)]
+    def mlp(self, layers: Sequence[Linear], activation: str, *, exact: bool = False) -> None:
+        """`exact`: in fp32 whatever the precision."""
+        self._values += [8 if exact else 1, ACTIVATIONS.index(activation), len(layers)]
         for layer in layers:
             self._values += layer.values()
             if layer.gain is None or layer.norm_bias is None:

@@ -20,10 +20,11 @@ struct Tile {
   float* sums;            // [capacity, 32]: one panel of a product
   std::byte* quantised;   // int8: activations of one matrix, with their scales
   std::byte* buffers;
+  bool half;  // activations of the program's precision have 16 bits (this tile may be an fp32 view of it)
 
   std::byte* memory(int64_t buffer) const {
     const Buffer& b = program.buffers[buffer];
-    return buffers + (sizeof(Act) == 4 ? b.float_offset : b.half_offset) * capacity;
+    return buffers + (half ? b.half_offset : b.float_offset) * capacity;
   }
   Act* act(int64_t buffer) const { return reinterpret_cast<Act*>(memory(buffer)); }
   float* floats(int64_t buffer) const { return reinterpret_cast<float*>(memory(buffer)); }
@@ -31,6 +32,23 @@ struct Tile {
   int64_t group_stride(int64_t buffer) const { return program.buffers[buffer].group_stride; }
   const float* weights(int64_t offset) const { return reinterpret_cast<const float*>(slot + offset); }
 };
+
+// The same tile for a step that is computed in another precision; it may touch float buffers only.
+template <class To, class From>
+SMT_INLINE Tile<To> viewed_as(const Tile<From>& t) {
+  return {t.program, t.in,       t.slot, t.pool_base, t.first,   t.rows,
+          t.follows, t.capacity, t.sums, t.quantised, t.buffers, t.half};
+}
+
+// Calls body(pointer to the buffer's elements), which are floats or activations.
+template <class P, class Body>
+SMT_INLINE void with_elements(const Tile<P>& t, int64_t buffer, Body&& body) {
+  if (t.program.buffers[buffer].is_float) {
+    body(t.floats(buffer));
+  } else {
+    body(t.act(buffer));
+  }
+}
 
 // One or two neighbouring vectors of 16 columns: the part of a panel that an epilogue gets for a row.
 template <int V>
@@ -97,6 +115,18 @@ SMT_INLINE void linear(const Tile<P>& t, const typename P::Operand& x, const Mat
     } else {
       finish_panel<1>(t, x, m, group, n, epilogue);
     }
+  }
+}
+
+// Activations for the next matrix to multiply: a float buffer, rounded into one of the same shape.
+template <class P>
+void round_into(const Tile<P>& t, int64_t from, int64_t to) {
+  int64_t stride = t.stride(from);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const float* x = t.floats(from) + r * stride;
+    auto* out = t.act(to) + r * stride;
+    // Rows are whole panels.
+    for (int64_t i = 0; i < stride; i += kPanel) store(out + i, load(x + i), load(x + i + kLanes));
   }
 }
 

@@ -6,48 +6,61 @@
 namespace smt::cpu {
 namespace {
 
-// out = x0 ⊙ y + x; `out` may be `x`.
-template <int V, class Act>
-SMT_INLINE void add_crossed(const Act* x0, const Act* x, const Columns<V>& y, Act* out) {
-  y.write(y.map(y, [&](v16f value, int v) { return load(x0 + v * kLanes) * value + load(x + v * kLanes); }), out);
+// x in float for the sums of the next layer and rounded for its product; the last layer has a result only.
+template <class P>
+struct Crossed {
+  const float* x0;
+  const float* x;  // of the layer before
+  float* next;     // null in the last layer
+};
+
+// next = x0 ⊙ y + x, and the same into `out`.
+template <int V, class P, class Out>
+SMT_INLINE void add_crossed(const Crossed<P>& c, int64_t at, const Columns<V>& y, Out* out) {
+  auto sums =
+      y.map(y, [&](v16f value, int v) { return load(c.x0 + at + v * kLanes) * value + load(c.x + at + v * kLanes); });
+  if (c.next != nullptr) sums.write(sums, c.next + at);
+  sums.write(sums, out + at);
+}
+
+// product(layer, body): calls body(row, column, Columns) for  W x + b  of the layer.
+template <class P, class Product>
+SMT_INLINE void run_cross(const Tile<P>& t, const Step& step, int64_t layers, Product&& product) {
+  round_into(t, step.in, step.operands[0]);
+  int64_t stride = t.stride(step.in);  // of all buffers of this width
+  Crossed<P> c{t.floats(step.in), t.floats(step.in), t.floats(step.swap)};
+  for (int64_t l = 0; l < layers; ++l, c.x = c.next) {
+    if (l + 1 < layers) {
+      auto* out = t.act(step.operands[(l + 1) % 2]);
+      product(l, [&]<int V>(int64_t r, int64_t n, const Columns<V>& y) { add_crossed(c, r * stride + n, y, out); });
+    } else {
+      c.next = nullptr;
+      with_elements(t, step.out, [&](auto* out) {
+        product(l, [&]<int V>(int64_t r, int64_t n, const Columns<V>& y) { add_crossed(c, r * stride + n, y, out); });
+      });
+    }
+  }
 }
 
 template <class P>
 void run_cross_low_rank(const Tile<P>& t, const Step& step) {
-  auto* x0 = t.act(step.in);
-  auto* x = t.act(step.out);
-  int64_t stride = t.stride(step.in);  // of both
-  const typename P::Act* current = x0;
-  for (int64_t l = 0; l < step.layer_count; l += 2) {
-    const Layer& down = step.layers[l];
-    const Layer& up = step.layers[l + 1];
+  run_cross(t, step, step.layer_count / 2, [&](int64_t l, auto&& body) {
+    const Layer& down = step.layers[2 * l];
+    const Matrix& up = step.layers[2 * l + 1].matrix;
     auto* h = t.act(down.out);
     int64_t h_stride = t.stride(down.out);
-    linear<P>(t, operand(t, current, stride, down.matrix.k), down.matrix, 0,
+    linear<P>(t, operand(t, t.act(step.operands[l % 2]), t.stride(step.in), down.matrix.k), down.matrix, 0,
               [&]<int V>(int64_t r, int64_t n, const Columns<V>& y) { y.write(y, h + r * h_stride + n); });
-    linear<P>(t, operand(t, h, h_stride, up.matrix.k), up.matrix, 0,
-              [&]<int V>(int64_t r, int64_t n, const Columns<V>& y) {
-                add_crossed(x0 + r * stride + n, current + r * stride + n, y, x + r * stride + n);
-              });
-    current = x;
-  }
+    linear<P>(t, operand(t, h, h_stride, up.k), up, 0, body);
+  });
 }
 
 template <class P>
 void run_cross_full(const Tile<P>& t, const Step& step) {
-  auto* x0 = t.act(step.in);
-  int64_t stride = t.stride(step.in);
-  const typename P::Act* current = x0;
-  for (int64_t l = 0; l < step.layer_count; ++l) {
-    // A matrix reads the whole row, so the next one goes elsewhere; the last into `out`.
-    auto* next = t.act((step.layer_count - l) % 2 == 1 ? step.out : step.swap);
-    const Matrix& matrix = step.layers[l].matrix;
-    linear<P>(t, operand(t, current, stride, matrix.k), matrix, 0,
-              [&]<int V>(int64_t r, int64_t n, const Columns<V>& y) {
-                add_crossed(x0 + r * stride + n, current + r * stride + n, y, next + r * stride + n);
-              });
-    current = next;
-  }
+  run_cross(t, step, step.layer_count, [&](int64_t l, auto&& body) {
+    const Matrix& m = step.layers[l].matrix;
+    linear<P>(t, operand(t, t.act(step.operands[l % 2]), t.stride(step.in), m.k), m, 0, body);
+  });
 }
 
 }  // namespace

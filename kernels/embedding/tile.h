@@ -75,12 +75,9 @@ struct TableRow {
   }
 };
 
-template <class Act>
-SMT_INLINE void store_part(Act* out, v16f values, int64_t count) {
+SMT_INLINE void store_part(float* out, v16f values, int64_t count) {
   if (count >= kLanes) return store(out, values);
-  float parts[kLanes];
-  store(parts, values);
-  for (int64_t j = 0; j < count; ++j) store_one(out + j, parts[j]);
+  std::memcpy(out, &values, static_cast<size_t>(count) * sizeof(float));
 }
 
 // The table row of an id, or null when it lies outside the pool (nothing is read outside, whatever the ids are).
@@ -95,22 +92,21 @@ SMT_INLINE const std::byte* pool_row(const Tile<P>& t, int64_t id, int64_t row_b
 // Returns false when an id lies outside the pool.
 template <TableType T, class P>
 bool gather(const Tile<P>& t, const Step& step) {
-  using Act = typename P::Act;
   using Row = TableRow<T>;
   int64_t dim = step.dim, row_bytes = pool_row_bytes(T, dim);
   int64_t stride = t.stride(step.out);
-  Act* columns = t.act(step.out) + step.first;
+  float* columns = t.floats(step.out) + step.first;
   const int64_t* index = t.in.bag_index + t.first * step.slots;
   // The columns of the row above: of the last tile's last row they are kept, since this tile's dense arch, whose
   // vectors reach beyond its columns, has written into the buffer.
-  Act* kept = t.act(step.swap);
-  const Act* above = t.follows ? kept : nullptr;
+  float* kept = t.floats(step.swap);
+  const float* above = t.follows ? kept : nullptr;
   for (int64_t r = 0; r < t.rows; ++r, index += step.slots, above = columns + (r - 1) * stride) {
     for (int64_t s = 0; s < step.slots; ++s) {
-      Act* out = columns + r * stride + s * dim;
+      float* out = columns + r * stride + s * dim;
       int64_t bag = index[s];
       if (above != nullptr && bag == index[s - step.slots]) {  // a context feature: pooled once a request, then copied
-        std::memcpy(out, above + s * dim, static_cast<size_t>(dim) * sizeof(Act));
+        std::memcpy(out, above + s * dim, static_cast<size_t>(dim) * sizeof(float));
         continue;
       }
       int64_t begin = t.in.offsets[bag], end = t.in.offsets[bag + 1];
@@ -127,7 +123,7 @@ bool gather(const Tile<P>& t, const Step& step) {
       }
     }
   }
-  std::memcpy(kept, columns + (t.rows - 1) * stride, static_cast<size_t>(step.slots * dim) * sizeof(Act));
+  std::memcpy(kept, columns + (t.rows - 1) * stride, static_cast<size_t>(step.slots * dim) * sizeof(float));
   return true;
 }
 

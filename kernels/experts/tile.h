@@ -25,39 +25,44 @@ SMT_INLINE void exponentiate_gates(const Step& step, const float* gates, int64_t
 }
 
 // out[tasks, n] = Σ_e weights[e, task] * expert[e] / total[task]; a few tasks at a time keep their sums in registers.
-template <class P, int Tasks>
-SMT_INLINE void mix_tasks(const float* weights, int64_t lanes, const float* totals, int64_t experts,
-                          const typename P::Act* h, int64_t h_stride, typename P::Act* out, int64_t out_stride,
-                          int64_t n16) {
+// With `rest`, what rounding takes from a mixture is written so many columns behind it.
+template <int Tasks, class Out>
+SMT_INLINE void mix_tasks(const float* weights, int64_t lanes, const float* totals, int64_t experts, const float* h,
+                          int64_t h_stride, Out* out, int64_t out_stride, int64_t rest, int64_t n16) {
   for (int64_t n = 0; n < n16; n += kLanes) {
     v16f sums[Tasks] = {};
     for (int64_t e = 0; e < experts; ++e) {
       v16f x = load(h + e * h_stride + n);
       for (int task = 0; task < Tasks; ++task) sums[task] += weights[e * lanes + task] * x;
     }
-    for (int task = 0; task < Tasks; ++task) store(out + task * out_stride + n, sums[task] * totals[task]);
+    for (int task = 0; task < Tasks; ++task) {
+      v16f mixture = sums[task] * totals[task];
+      Out* at = out + task * out_stride + n;
+      store(at, mixture);
+      if (rest > 0) store(at + rest, mixture - load(at));
+    }
   }
 }
 
-template <class P>
-void mix(const Tile<P>& t, const Step& step, int64_t expert_buffer) {
-  const auto* experts = t.act(expert_buffer);
-  auto* out = t.act(step.out);
+template <class P, class Out>
+void mix(const Tile<P>& t, const Step& step, int64_t expert_buffer, Out* out) {
+  const float* experts = t.floats(expert_buffer);
   const float* gates = t.floats(step.gate_buffer);
   int64_t lanes = (step.tasks + kLanes - 1) / kLanes * kLanes;
   float* weights = t.floats(step.swap);  // [experts, lanes] and then [lanes] totals, of one row at a time
   float* totals = weights + step.experts * lanes;
   int64_t n16 = step.layers[step.layer_count - 1].matrix.n16;
+  int64_t rest = step.split ? t.group_stride(step.out) / 2 : 0;
   int64_t in_group = t.group_stride(expert_buffer), out_group = t.group_stride(step.out);
   for (int64_t r = 0; r < t.rows; ++r) {
     exponentiate_gates<P>(step, gates + r * t.stride(step.gate_buffer), lanes, weights, totals);
-    const auto* h = experts + r * t.stride(expert_buffer);
+    const float* h = experts + r * t.stride(expert_buffer);
     auto* row = out + r * t.stride(step.out);
     int64_t task = 0;
     auto several = [&]<int Tasks>() {
       for (; task + Tasks <= step.tasks; task += Tasks) {
-        mix_tasks<P, Tasks>(weights + task, lanes, totals + task, step.experts, h, in_group, row + task * out_group,
-                            out_group, n16);
+        mix_tasks<Tasks>(weights + task, lanes, totals + task, step.experts, h, in_group, row + task * out_group,
+                         out_group, rest, n16);
       }
     };
     several.template operator()<8>();
@@ -75,11 +80,13 @@ void run_grouped_layers(const Tile<P>& t, const Step& step, int64_t in, bool sha
       bool same = l == 0 && shared;
       auto x = operand(t, t.act(in), t.stride(in), layer.matrix.k);
       for (int64_t g = 0; g < layer.matrix.groups; ++g) {
-        auto* out = t.act(layer.out) + g * t.group_stride(layer.out);
         int64_t stride = t.stride(layer.out);
         if (!same && g > 0) x = operand(t, t.act(in) + g * t.group_stride(in), t.stride(in), layer.matrix.k);
-        linear<P>(t, x, layer.matrix, g, [&]<int V>(int64_t r, int64_t n, const Columns<V>& y) {
-          y.write(y.map(y, [](v16f value, int) { return activate<A>(value); }), out + r * stride + n);
+        with_elements(t, layer.out, [&](auto* elements) {
+          auto* out = elements + g * t.group_stride(layer.out);
+          linear<P>(t, x, layer.matrix, g, [&]<int V>(int64_t r, int64_t n, const Columns<V>& y) {
+            y.write(y.map(y, [](v16f value, int) { return activate<A>(value); }), out + r * stride + n);
+          });
         });
       }
       in = layer.out;
@@ -94,7 +101,8 @@ void run_experts(const Tile<P>& t, const Step& step) {
   linear<P>(t, operand(t, t.act(step.in), t.stride(step.in), step.gate.k), step.gate, 0,
             [&]<int V>(int64_t r, int64_t n, const Columns<V>& y) { y.write(y, gates + r * stride + n); });
   run_grouped_layers(t, step, step.in, true);
-  mix(t, step, step.layers[step.layer_count - 1].out);
+  int64_t last = step.layers[step.layer_count - 1].out;
+  with_elements(t, step.out, [&](auto* out) { mix(t, step, last, out); });
 }
 
 }  // namespace

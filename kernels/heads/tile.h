@@ -14,7 +14,7 @@ void run_heads(const Tile<P>& t, const Step& step) {
   const float* weights = t.weights(step.out_weight.offset);
   const float* bias = t.weights(step.out_bias.offset);
   for (int64_t r = 0; r < t.rows; ++r) {
-    const auto* x = t.act(last) + r * t.stride(last);
+    const float* x = t.floats(last) + r * t.stride(last);
     float* out = t.in.out + (t.first + r) * step.tasks;
     for (int64_t task = 0; task < step.tasks; ++task) {
       v16f total{};

@@ -15,10 +15,9 @@ void run_dot(const Tile<P>& t, const Step& step) {
   float* transposed = t.floats(step.swap);  // [dim, lanes] and then the pairs, of one row at a time
   float* pairs = transposed + dim * lanes;
   for (int64_t r = 0; r < t.rows; ++r) {
-    const auto* x = t.act(step.in) + r * t.stride(step.in);
-    auto* out = t.act(step.out) + r * t.stride(step.out);
+    const float* x = t.floats(step.in) + r * t.stride(step.in);
     for (int64_t v = 0; v < vectors; ++v) {
-      for (int64_t d = 0; d < dim; ++d) transposed[d * lanes + v] = load_one(x + v * dim + d);
+      for (int64_t d = 0; d < dim; ++d) transposed[d * lanes + v] = x[v * dim + d];
     }
     int64_t at = 0;
     for (int64_t v = 1; v < vectors; at += v++) {
@@ -31,8 +30,11 @@ void run_dot(const Tile<P>& t, const Step& step) {
         store(pairs + at + w, total);
       }
     }
-    if (step.first > 0) std::memcpy(out, x, static_cast<size_t>(dim) * sizeof *out);
-    for (int64_t i = 0; i < at; ++i) store_one(out + step.first + i, pairs[i]);
+    with_elements(t, step.out, [&](auto* elements) {
+      auto* out = elements + r * t.stride(step.out);
+      for (int64_t i = 0; i < step.first; ++i) store_one(out + i, x[i]);
+      for (int64_t i = 0; i < at; ++i) store_one(out + step.first + i, pairs[i]);
+    });
   }
 }
 

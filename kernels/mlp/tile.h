@@ -7,8 +7,8 @@ namespace smt::cpu {
 namespace {
 
 // Mean and variance of each row over the n meant columns, then gain, bias and activation (arXiv 1607.06450, eps 1e-5).
-template <Activation A, class P>
-void normalise(const Tile<P>& t, const Layer& layer, typename P::Act* out, int64_t out_stride) {
+template <Activation A, class P, class Out>
+void normalise(const Tile<P>& t, const Layer& layer, Out* out, int64_t out_stride) {
   const float* raw = t.floats(layer.raw);
   int64_t stride = t.stride(layer.raw);
   const float* gain = t.weights(layer.gain.offset);
@@ -35,7 +35,6 @@ void run_mlp(const Tile<P>& t, const Step& step) {
     int64_t in = step.in;
     for (int64_t l = 0; l < step.layer_count; ++l) {
       const Layer& layer = step.layers[l];
-      auto* out = t.act(layer.out);
       int64_t stride = t.stride(layer.out);
       auto x = operand(t, t.act(in), t.stride(in), layer.matrix.k);
       if (layer.gain.n > 0) {
@@ -43,10 +42,12 @@ void run_mlp(const Tile<P>& t, const Step& step) {
         int64_t raw_stride = t.stride(layer.raw);
         linear<P>(t, x, layer.matrix, 0,
                   [&]<int V>(int64_t r, int64_t n, const Columns<V>& y) { y.write(y, raw + r * raw_stride + n); });
-        normalise<A>(t, layer, out, stride);
+        with_elements(t, layer.out, [&](auto* out) { normalise<A>(t, layer, out, stride); });
       } else {
-        linear<P>(t, x, layer.matrix, 0, [&]<int V>(int64_t r, int64_t n, const Columns<V>& y) {
-          y.write(y.map(y, [](v16f value, int) { return activate<A>(value); }), out + r * stride + n);
+        with_elements(t, layer.out, [&](auto* out) {
+          linear<P>(t, x, layer.matrix, 0, [&]<int V>(int64_t r, int64_t n, const Columns<V>& y) {
+            y.write(y.map(y, [](v16f value, int) { return activate<A>(value); }), out + r * stride + n);
+          });
         });
       }
       in = layer.out;
