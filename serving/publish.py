@@ -4,7 +4,7 @@
 
 The gate scores the validation split with what the server will execute: the features' C++ transformation and the
 template binary. It refuses weights that are not finite, and a normalized entropy that differs from training's by more
-than MAX_NE_CHANGE. The figures of both sides go into the manifest.
+than MAX_NE_CHANGE of the binary's precision. The figures of both sides go into the manifest.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smt.kernels.cpu import Precision
 from smt.kernels.transform import FeatureTransform, SpecError, columns_from_arrow
 from smt.serving.binary import BinaryRunner, Weights
 from smt.serving.manifest import SnapshotManifest
@@ -29,8 +30,8 @@ from smt.training.reading import iter_batches
 from smt.training.run import RunPaths, TrainResult, load_result
 from smt.training.scenario import Scenario, load_scenario
 
-# Largest relative change of a task's normalized entropy from training to serving.
-MAX_NE_CHANGE = 1e-4
+# Largest relative change of a task's normalized entropy from training to serving, by what the binary multiplies in.
+MAX_NE_CHANGE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 1e-4, "int8": 5e-4}
 
 _BATCH_ROWS = 8192
 
@@ -46,6 +47,7 @@ class Gate:
     trained: dict[str, TaskMetrics]
     served: dict[str, TaskMetrics]
     ne_change: dict[str, float | None]
+    precision: Precision
 
     def problems(self) -> list[str]:
         """Why the run must not be published; empty if it may."""
@@ -59,10 +61,10 @@ class Gate:
                 )
             elif change is None and (trained.ne is None) != (served.ne is None):
                 found.append(f"task {task!r}: NE {trained.ne} in training, {served.ne} in serving")
-            elif change is not None and not change <= MAX_NE_CHANGE:
+            elif change is not None and not change <= MAX_NE_CHANGE[self.precision]:
                 found.append(
                     f"task {task!r}: NE {trained.ne:.6f} in training, {served.ne:.6f} in serving: "
-                    f"relative change {change:.2e}; at most {MAX_NE_CHANGE:g} is published"
+                    f"relative change {change:.2e}; at most {MAX_NE_CHANGE[self.precision]:g} is published in {self.precision}"
                 )
         return found
 
@@ -71,6 +73,7 @@ class Gate:
             "train_side": {task: metrics.to_json() for task, metrics in self.trained.items()},
             "serving": {task: metrics.to_json() for task, metrics in self.served.items()},
             "ne_change": self.ne_change,
+            "precision": self.precision,
         }
 
 
@@ -115,7 +118,7 @@ def publish_run(
     check_weights(scenario.template, weights, transform, tasks)
     runner = BinaryRunner.load(registry, scenario.template.name, abi_hash(scenario.template), target)
     labels, scores = score_validation(scenario, transform, weights, runner, progress)
-    gate = compare(result.metrics, evaluate(tasks, labels, scores))
+    gate = compare(result.metrics, evaluate(tasks, labels, scores), runner.manifest.precision)
     problems = gate.problems()
     if problems:
         raise PublishError(f"{run_dir}: not published:\n  " + "\n  ".join(problems))
@@ -153,13 +156,13 @@ def score_validation(
     return np.concatenate(labels), np.concatenate(scores)
 
 
-def compare(trained: dict[str, TaskMetrics], served: dict[str, TaskMetrics]) -> Gate:
+def compare(trained: dict[str, TaskMetrics], served: dict[str, TaskMetrics], precision: Precision) -> Gate:
     """The two sides of the gate, and how far apart they are."""
     change: dict[str, float | None] = {}
     for task, metrics in trained.items():
         before, after = metrics.ne, served[task].ne
         change[task] = None if before is None or after is None else abs(after - before) / before
-    return Gate(trained, served, change)
+    return Gate(trained, served, change, precision)
 
 
 def _result(run_dir: Path) -> TrainResult:

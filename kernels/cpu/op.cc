@@ -11,6 +11,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -109,7 +110,9 @@ at::Tensor run(const CompiledProgram& program, Inputs in) {
     if (threads <= 1) {
       execute(program, kernels, in, 0, in.rows);
     } else {
-      split_rows(in.rows, threads, [&](int64_t first, int64_t last) { execute(program, kernels, in, first, last); });
+      // One reference: what std::function keeps in itself.
+      auto part = [&](int64_t first, int64_t last) { execute(program, kernels, in, first, last); };
+      split_rows(in.rows, threads, std::ref(part));
     }
   } catch (const std::out_of_range& error) {
     TORCH_CHECK_INDEX(false, error.what());
