@@ -57,6 +57,18 @@ def test_engines_take_turns_on_the_same_fresh_inputs(tmp_path: Path) -> None:
     assert turns == a + b + a + b + b + a
 
 
+class Sensitive(Recorder):
+    """An engine that fails on one row."""
+
+    def run(self) -> None:
+        if self.inputs[-1].size == 1:
+            raise RuntimeError("expected more rows")
+
+
+def sensitive(problem: Any, rows: int, threads: int, cache: Any) -> Engine:
+    return Sensitive([], "sensitive")
+
+
 def failing(*arguments: object) -> Engine:
     raise RuntimeError("needs another CPU\nand a second line")
 
@@ -67,7 +79,7 @@ def wrong(problem: Any, rows: int, threads: int, cache: Any) -> Engine:
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> kernels.Bench:
-    """A benchmark of one peer that is right, one that is wrong and one that cannot run."""
+    """A benchmark of one peer that is right, one that is wrong, one that fails on some rows and one that is absent."""
     monkeypatch.setattr(kernels, "core_peak", lambda precision: 1e11)
     monkeypatch.setattr(kernels, "read_bandwidth", lambda threads: 1e10)
     monkeypatch.setattr(kernels, "bf16_product", lambda threads: 1e11)
@@ -76,7 +88,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> kernels.Bench:
     monkeypatch.setattr(kernels, "ROWS", (1, 17))
     monkeypatch.setattr(kernels, "THREADS", (1,))
     monkeypatch.setattr(kernels, "FUSED", ("bf16",))
-    loads: dict[str, Load] = {"wrong fp32": wrong, "absent bf16": failing}
+    loads: dict[str, Load] = {"wrong fp32": wrong, "absent bf16": failing, "sensitive fp32": sensitive}
     peers = {name: [Variant("only", load)] for name, load in loads.items()}
     monkeypatch.setattr(kernels, "PEERS", {"eager fp32": PEERS["eager fp32"], **peers})
     return kernels.Bench(quick=False)
@@ -104,6 +116,7 @@ def test_result_file(bench: kernels.Bench, tmp_path: Path, monkeypatch: pytest.M
             assert row["ratio_best_peer"] == pytest.approx(peer["median_ms"] / row["median_ms"])
     left_out = {(entry["backend"], entry["rows"]): entry["why"] for entry in content["left_out"]}
     assert left_out[("absent bf16", None)] == "needs another CPU"
+    assert left_out[("sensitive fp32", 1)] == "expected more rows"
     assert left_out[("wrong fp32", 17)].startswith("differs from float64 by 0.")
     assert all(target["value"] is None and not target["met"] for target in content["targets"])
 
