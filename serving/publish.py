@@ -64,7 +64,8 @@ class Gate:
             elif change is not None and not change <= MAX_NE_CHANGE[self.precision]:
                 found.append(
                     f"task {task!r}: NE {trained.ne:.6f} in training, {served.ne:.6f} in serving: "
-                    f"relative change {change:.2e}; at most {MAX_NE_CHANGE[self.precision]:g} is published in {self.precision}"
+                    f"relative change {change:.2e}; at most {MAX_NE_CHANGE[self.precision]:g} is published "
+                    f"from {self.precision}"
                 )
         return found
 
