@@ -15,6 +15,7 @@ takes tuples of numbers and tuples of those as constants, no deeper. Buffers: th
 intermediates of a row side by side, the output, and the gradient of the output (in a backward pass).
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -218,13 +219,32 @@ def check_shapes(op: str, name: str, found: Sequence[Tensor], expected: Sequence
             raise ValueError(f"{op}: {name}[{i}] has shape {tuple(tensor.shape)}; expected {shape}")
 
 
-def by_slot(
-    function: Callable[[Tensor, Tensor], Tensor], x: Tensor, arena: Tensor, block_slot: Tensor, row_block: int
-) -> Tensor:
-    """What an arena op means: function(rows, slab) of each row block with its slot's weights, in plain PyTorch.
+class Blocks:
+    """A batch block by block with each block's weights: what an arena op means, for plain PyTorch.
 
-    function: ([row_block, K], [elements]) -> [row_block, N].
+    x: [blocks, row_block, K], zeros behind the last row. slabs: [blocks, elements].
     """
-    rows, blocks = x.shape[0], block_slot.shape[0]
-    padded = torch.nn.functional.pad(x, (0, 0, 0, blocks * row_block - rows)).view(blocks, row_block, x.shape[1])
-    return torch.vmap(function)(padded, arena[block_slot.long()]).flatten(0, 1)[:rows]
+
+    def __init__(self, x: Tensor, arena: Tensor, block_slot: Tensor, row_block: int) -> None:
+        self.rows, blocks = x.shape[0], block_slot.shape[0]
+        padding = (0, 0, 0, blocks * row_block - self.rows)
+        self.x = torch.nn.functional.pad(x, padding).view(blocks, row_block, x.shape[1])
+        self.slabs = arena[block_slot.long()]
+
+    def weight(self, offset: int, *shape: int) -> Tensor:
+        """[blocks, *shape]: the weight at that element of each block's slab."""
+        return self.slabs[:, offset : offset + math.prod(shape)].unflatten(1, shape)
+
+    def joined(self, y: Tensor) -> Tensor:
+        """[blocks, row_block, N] -> [rows, N]."""
+        return y.flatten(0, 1)[: self.rows]
+
+
+def gradients_of(
+    function: Callable[[Tensor, Tensor], Tensor], x: Tensor, arena: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of the arena for function(x, arena), by PyTorch: where no kernels run."""
+    with torch.enable_grad():
+        inputs = x.detach().requires_grad_(), arena.detach().requires_grad_()
+        dx, d_arena = torch.autograd.grad(function(*inputs), inputs, gradient)
+    return dx, d_arena

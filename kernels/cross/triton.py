@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 from torch.library import triton_op
 
-from smt.kernels.backend import interpreting
-from smt.kernels.cross.reference import cross_full, cross_low_rank
+from smt.kernels.backend import on_kernels
 from smt.kernels.triton_stages import (
     GRADIENT,
     OUT,
     SCRATCH,
+    Blocks,
     Scratch,
     Stage,
     X,
-    by_slot,
     check_arena,
     check_shapes,
     cross_gradient,
+    gradients_of,
     linear,
     linear_add,
     linear_cross,
@@ -96,7 +96,7 @@ def _cross(x: Tensor, arena: Tensor, block_slot: Tensor, offsets: Sequence[int],
     out = torch.empty_like(x)
     if x.shape[0] == 0:
         return out
-    if x.device.type != "cuda" and not interpreting():
+    if not on_kernels(x):
         return _by_slot(x, arena, block_slot, offsets, rank, row_block)
     stages, columns = _forward_program(ints(offsets), int(rank), int(x.shape[1]), layers)
     run(stages, arena, block_slot, row_block, x, x.new_empty((x.shape[0], columns)), out)
@@ -112,12 +112,6 @@ def _cross_backward(
     dx, rows = torch.empty_like(x), x.shape[0]
     if rows == 0:
         return dx, arena.new_zeros(arena.shape, dtype=torch.float32)
-    if x.device.type != "cuda" and not interpreting():
-        with torch.enable_grad():
-            inputs = x.detach().requires_grad_(), arena.detach().requires_grad_()
-            y = _by_slot(*inputs, block_slot, offsets, rank, row_block)
-            dx, d_arena = torch.autograd.grad(y, inputs, gradient)
-        return dx, d_arena.float()
     stages, columns, jobs = _backward_program(ints(offsets), int(rank), int(x.shape[1]), _layers(offsets, rank))
     scratch = x.new_empty((rows, columns))
     run(stages, arena, block_slot, row_block, x, scratch, dx, gradient)
@@ -133,7 +127,11 @@ def _backward(ctx, gradient):
     x, arena, block_slot = ctx.saved_tensors
     if arena.shape[0] != 1:
         raise ValueError(f"cross: the arena has {arena.shape[0]} slots; gradients are of an arena of one slot")
-    dx, d_arena = _cross_backward(gradient, x, arena, block_slot, ctx.offsets, ctx.rank, ctx.row_block)
+    constants = ctx.offsets, ctx.rank, ctx.row_block
+    if on_kernels(x):
+        dx, d_arena = _cross_backward(gradient, x, arena, block_slot, *constants)
+    else:
+        dx, d_arena = gradients_of(lambda x, arena: _by_slot(x, arena, block_slot, *constants), x, arena, gradient)
     return dx, d_arena.to(arena.dtype), None, None, None, None
 
 
@@ -153,16 +151,16 @@ def _shapes(rank: int, width: int) -> list[tuple[int, ...]]:
 
 
 def _by_slot(x: Tensor, arena: Tensor, block_slot: Tensor, offsets: Sequence[int], rank: int, row_block: int) -> Tensor:
-    layers, shapes = _layers(offsets, rank), _shapes(rank, x.shape[1])
-
-    def one(rows: Tensor, slab: Tensor) -> Tensor:
-        lists = [
-            [slab[at : at + math.prod(shape)].view(shape) for at in offsets[i * layers : (i + 1) * layers]]
-            for i, shape in enumerate(shapes)
-        ]
-        return cross_low_rank(rows, *lists) if rank else cross_full(rows, *lists)
-
-    return by_slot(one, x, arena, block_slot, row_block)
+    """What the kernels compute, in plain PyTorch; reference.py specifies each block."""
+    blocks, width, layers = Blocks(x, arena, block_slot, row_block), x.shape[1], _layers(offsets, rank)
+    x0 = state = blocks.x
+    for layer in range(layers):
+        h, k, at = state, width, offsets[layer]
+        if rank:
+            h, k, at = h @ blocks.weight(at, rank, width).mT, rank, offsets[layers + layer]
+        bias = blocks.weight(offsets[layer - layers], width).unsqueeze(1)
+        state = x0 * torch.baddbmm(bias, h, blocks.weight(at, width, k).mT) + state
+    return blocks.joined(state)
 
 
 @lru_cache(maxsize=256)

@@ -17,20 +17,21 @@ import torch
 from torch import Tensor
 from torch.library import triton_op
 
-from smt.kernels.backend import interpreting
-from smt.kernels.mlp.reference import mlp as reference
+from smt.kernels.backend import on_kernels
+from smt.kernels.mlp.reference import ACTIVATIONS, LAYER_NORM_EPS
 from smt.kernels.triton_stages import (
     GRADIENT,
     NOWHERE,
     OUT,
     SCRATCH,
+    Blocks,
     Scratch,
     Stage,
     X,
     activation_gradient,
-    by_slot,
     check_arena,
     check_shapes,
+    gradients_of,
     linear,
     linear_through,
     norm,
@@ -114,7 +115,7 @@ def _mlp(
     out = x.new_empty((x.shape[0], units[-1]))
     if x.shape[0] == 0:
         return out
-    if x.device.type != "cuda" and not interpreting():
+    if not on_kernels(x):
         return _by_slot(x, arena, block_slot, units, offsets, activation, normalised, row_block)
     stages, columns = _forward_program(int(x.shape[1]), ints(units), ints(offsets), activation, normalised)
     run(stages, arena, block_slot, row_block, x.contiguous(), x.new_empty((x.shape[0], columns)), out)
@@ -138,12 +139,6 @@ def _mlp_backward(
     dx, rows = torch.empty_like(x), x.shape[0]
     if rows == 0:
         return dx, arena.new_zeros(arena.shape, dtype=torch.float32)
-    if x.device.type != "cuda" and not interpreting():
-        with torch.enable_grad():
-            inputs = x.detach().requires_grad_(), arena.detach().requires_grad_()
-            y = _by_slot(*inputs, block_slot, units, offsets, activation, normalised, row_block)
-            dx, d_arena = torch.autograd.grad(y, inputs, gradient)
-        return dx, d_arena.float()
     stages, columns, jobs = _backward_program(int(x.shape[1]), ints(units), ints(offsets), activation, normalised)
     scratch = x.new_empty((rows, columns))
     run(stages, arena, block_slot, row_block, x, scratch, dx, gradient)
@@ -159,7 +154,10 @@ def _backward(ctx, gradient):
     x, arena, block_slot = ctx.saved_tensors
     if arena.shape[0] != 1:
         raise ValueError(f"mlp: the arena has {arena.shape[0]} slots; gradients are of an arena of one slot")
-    dx, d_arena = _mlp_backward(gradient, x, arena, block_slot, *ctx.rest)
+    if on_kernels(x):
+        dx, d_arena = _mlp_backward(gradient, x, arena, block_slot, *ctx.rest)
+    else:
+        dx, d_arena = gradients_of(lambda x, arena: _by_slot(x, arena, block_slot, *ctx.rest), x, arena, gradient)
     return dx, d_arena.to(arena.dtype), None, None, None, None, None, None
 
 
@@ -192,22 +190,18 @@ def _by_slot(
     normalised: bool,
     row_block: int,
 ) -> Tensor:
-    layers = len(units)
-
-    def one(rows: Tensor, slab: Tensor) -> Tensor:
-        weights = [
-            slab[at : at + n * k].view(n, k)
-            for at, (k, n) in zip(offsets[:layers], itertools.pairwise([x.shape[1], *units]), strict=True)
-        ]
-        vectors = [
-            slab[at : at + n]
-            for at, n in zip(offsets[layers:], list(units) * (len(offsets) // layers - 1), strict=True)
-        ]
-        biases, gains, shifts = (vectors[i * layers : (i + 1) * layers] for i in range(3))
-        norms = list(zip(gains, shifts, strict=True)) if normalised else None
-        return reference(rows, weights, biases, activation, norms)
-
-    return by_slot(one, x, arena, block_slot, row_block)
+    """What the kernels compute, in plain PyTorch; reference.py specifies each block."""
+    blocks, layers = Blocks(x, arena, block_slot, row_block), len(units)
+    state = blocks.x
+    for layer, (k, n) in enumerate(itertools.pairwise([x.shape[1], *units])):
+        weight, bias, *norm = (offsets[i * layers + layer] for i in range(4 if normalised else 2))
+        shift = blocks.weight(bias, n).unsqueeze(1)
+        state = torch.baddbmm(shift, state, blocks.weight(weight, n, k).mT)
+        if normalised:
+            gain, shift = (blocks.weight(at, n).unsqueeze(1) for at in norm)
+            state = torch.nn.functional.layer_norm(state, (n,), eps=LAYER_NORM_EPS) * gain + shift
+        state = ACTIVATIONS[activation](state)
+    return blocks.joined(state)
 
 
 @lru_cache(maxsize=256)

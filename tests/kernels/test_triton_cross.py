@@ -9,7 +9,7 @@ from torch import Tensor
 from smt.kernels import triton_stages
 from smt.kernels.cross import cross_full, cross_low_rank
 from smt.kernels.cross.triton import _backward_program, _forward_program
-from smt.kernels.triton_support import compute_dtype
+from smt.kernels.triton_support import arena_of, compute_dtype
 from tests.kernels.triton_compile import SHARED_LIMIT
 from tests.kernels.triton_parity import DEVICE, close, randn, same_with_gradients
 from tests.kernels.triton_programs import compile_programs
@@ -67,6 +67,28 @@ def test_rows_of_many_slots(rows: int, rank: int) -> None:
     found = op(x.to(dtype), arena.to(dtype), block_slot, offsets, rank, row_block)
     blocks = [run(part, slots[s], "reference") for part, s in zip(x.split(row_block), block_slot.tolist(), strict=True)]
     close(found, torch.cat(blocks))
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_plain_pytorch_where_no_kernels_run(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    """There an op computes the reference slot by slot, differentiable, and can be exported and compiled."""
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    slots = [weights_of(5, rank, 2, 100 * seed) for seed in range(2)]
+    arenas = [arena_of([w.cpu().double() for group in lists for w in group], torch.float64) for lists in slots]
+    offsets, arena = arenas[0][1], torch.cat([arena for arena, _ in arenas])
+    x = randn(70, 5).cpu().double().requires_grad_()
+    found = torch.ops.smt.cross_triton(x, arena, torch.tensor([1, 0], dtype=torch.int32), offsets, rank, 64)
+    exact = [[[w.cpu().double() for w in group] for group in slots[s]] for s in (1, 0)]
+    parts = [run(part, lists, "reference") for part, lists in zip(x.split(64), exact, strict=True)]
+    torch.testing.assert_close(found, torch.cat(parts))
+    one = torch.zeros(1, dtype=torch.int32)
+
+    def function(x: Tensor, arena: Tensor) -> Tensor:
+        return torch.ops.smt.cross_triton(x, arena, one, offsets, rank, 64)
+
+    arguments = x.detach()[:3].requires_grad_(), arena[:1].clone().requires_grad_()
+    assert torch.autograd.gradcheck(function, arguments)
+    torch.library.opcheck(torch.ops.smt.cross_triton, (*arguments, one, offsets, rank, 64))
 
 
 def test_strided_input() -> None:

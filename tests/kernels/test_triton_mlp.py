@@ -11,7 +11,7 @@ from torch import Tensor
 from smt.kernels import triton_stages
 from smt.kernels.mlp import mlp
 from smt.kernels.mlp.triton import _backward_program, _forward_program
-from smt.kernels.triton_support import aligned, compute_dtype
+from smt.kernels.triton_support import aligned, arena_of, compute_dtype
 from tests.kernels.triton_compile import SHARED_LIMIT, Request, compile_all
 from tests.kernels.triton_parity import DEVICE, close, randn, same_with_gradients
 from tests.kernels.triton_programs import compile_programs
@@ -82,6 +82,30 @@ def test_rows_of_many_slots(rows: int, normalised: bool) -> None:
     found = op(x.to(dtype), arena, block_slot, widths[1:], offsets, "silu", normalised, row_block)
     parts = zip(x.split(row_block), block_slot.tolist(), strict=True)
     close(found, torch.cat([mlp(part, slots[s][0], slots[s][1], "silu", slots[s][2]) for part, s in parts]))
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_plain_pytorch_where_no_kernels_run(monkeypatch: pytest.MonkeyPatch, normalised: bool) -> None:
+    """There an op computes the reference slot by slot, differentiable, and can be exported and compiled."""
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    slots = [[w.cpu().double() for w in flat(weights_of([5, 4, 3], normalised, seed))] for seed in range(2)]
+    arenas = [arena_of(weights, torch.float64) for weights in slots]
+    offsets, arena = arenas[0][1], torch.cat([arena for arena, _ in arenas])
+    x, constants = randn(70, 5).cpu().double(), ([4, 3], offsets, "gelu", normalised, 64)
+    found = torch.ops.smt.mlp_triton(x, arena, torch.tensor([1, 0], dtype=torch.int32), *constants)
+    parts = []
+    for part, slot in zip(x.split(64), (1, 0), strict=True):
+        weights, biases, norms = unflatten(slots[slot], 2)
+        parts.append(mlp(part, weights, biases, "gelu", norms))
+    torch.testing.assert_close(found, torch.cat(parts))
+    one = torch.zeros(1, dtype=torch.int32)
+
+    def function(x: Tensor, arena: Tensor) -> Tensor:
+        return torch.ops.smt.mlp_triton(x, arena, one, *constants)
+
+    arguments = x[:3].clone().requires_grad_(), arena[:1].clone().requires_grad_()
+    assert torch.autograd.gradcheck(function, arguments)
+    torch.library.opcheck(torch.ops.smt.mlp_triton, (*arguments, one, *constants))
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="what is normalised is stored in bfloat16, 4 of 1000 apart")

@@ -103,8 +103,8 @@ def main() -> None:
     biases = [torch.randn(16, requires_grad=True) for _ in range(2)]
     x = torch.randn(70, 16)
     with (
-        mock.patch("smt.kernels.mlp.triton.interpreting", return_value=True),
-        mock.patch("smt.kernels.cross.triton.interpreting", return_value=True),
+        mock.patch("smt.kernels.mlp.triton.on_kernels", return_value=True),
+        mock.patch("smt.kernels.cross.triton.on_kernels", return_value=True),
         mock.patch("smt.kernels.rank.triton.resolve", return_value="triton"),
     ):
         result = {
