@@ -36,7 +36,8 @@ REPLAYS, QUICK_REPLAYS = 60, 20
 CHECKED_ROWS = 256  # of the first batch, in float64 on the CPU
 # A probability that is further off is of another function: what bfloat16 does to these random weights is less.
 SANE = 0.1
-SANE_GRADIENT = 0.05
+# Of a gradient, by norm: bfloat16 autocast alone is 0.06 off on some biases.
+SANE_GRADIENT = 0.15
 ONNX_CALLS = 50
 
 
