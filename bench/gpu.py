@@ -4,9 +4,10 @@
 
 bench/gpu.sh runs the tests on the GPU before this. Per shape and number of rows, ours and the peers are captured in
 CUDA graphs and take turns (bench/gpu_time.py); engines that are further from float64 than bfloat16 explains are not
-timed. Then a training step, forward and backward of the interaction and the heads, against torch.compile. What could
-not run is listed in the file under `left_out` with the reason. --append keeps the rows of shapes that this run does not
-measure, so that a long run can be made in parts. Exit status 1 without a GPU, or when ours could not be measured.
+timed. Then a training step, forward and backward of the interaction and the heads, against torch.compile; and, of a
+template with experts, experts and heads alone. What could not run is listed in the file under `left_out` with the
+reason. --append keeps the rows of shapes that this run does not measure, so that a long run can be made in parts. Exit
+status 1 without a GPU, or when ours could not be measured.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from numpy.typing import NDArray
 
 from bench import gpu_engines
 from bench.gpu_engines import OURS, OURS_COMPILED, Engine, OnnxRuntimeCuda, Problem, batch_bytes, on_device
-from bench.gpu_targets import add_targets
+from bench.gpu_heads import ExpertsHeads
+from bench.gpu_targets import HEADS, TRAINING, add_targets
 from bench.gpu_time import Timing, alternate, bf16_peak, captured, input_sets
 from bench.gpu_training import TrainingStep, relative_error
 from bench.result import Result
@@ -36,8 +38,9 @@ REPLAYS, QUICK_REPLAYS = 60, 20
 CHECKED_ROWS = 256  # of the first batch, in float64 on the CPU
 # A probability that is further off is of another function: what bfloat16 does to these random weights is less.
 SANE = 0.1
-# Of a gradient, by norm: bfloat16 autocast alone is 0.06 off on some biases.
-SANE_GRADIENT = 0.15
+# Of a gradient or probabilities, by norm: bfloat16 autocast alone is 0.06 off on some biases' gradients.
+SANE_PART = 0.15
+MOST_STEP_SETS = 8  # of a training step: it keeps its activations as well
 ONNX_CALLS = 50
 
 
@@ -166,23 +169,43 @@ class Bench:
             exact = TrainingStep(shape, slab.double()).gradients(first.double(), "reference")
             engines: dict[str, Any] = {OURS: lambda inputs, step=step: step.gradients(inputs, "triton")}
             self._build(shape, rows, "torch.compile bf16", step.compiled, engines)
-            off = {}
-            for name in list(engines):
-                try:
-                    off[name] = relative_error(engines[name](first), exact)
-                    if off[name] > SANE_GRADIENT:
-                        raise RuntimeError(f"a gradient differs from float64 by {off[name]:.3g} of its norm")
-                except Exception as error:
-                    self._leave_out(shape, rows, f"{name}, training", error)
-                    del engines[name]
-            del exact
-            count = min(8, input_sets(first.x0.nbytes + first.h.nbytes + first.cross_gradient.nbytes))
+            count = min(MOST_STEP_SETS, input_sets(first.x0.nbytes + first.h.nbytes + first.cross_gradient.nbytes))
             sets = [first, *(step.random_inputs(rows, generator) for _ in range(count - 1))]
-            timings = self._time(shape, rows, engines, sets, grad=True)
-            for name, timing in timings.items():
-                row = self._row(shape, rows, name, timing) | {"pass": "training step", "input_sets": count}
-                row |= {"gradient_error": off[name]}
-                self.result.results.append(row | _ratio(name, timings))
+            self._measure_part(shape, rows, TRAINING, engines, sets, exact, grad=True)
+
+    def measure_heads(self, shape: Shape) -> None:
+        """Experts and heads alone, forward: one launch, two launches, and the peers."""
+        heads = ExpertsHeads(shape, random_arena(shape, 1)[0].to(self.device))
+        generator = torch.Generator().manual_seed(2)
+        for rows in self.rows:
+            torch._dynamo.reset()
+            first = heads.random_inputs(rows, generator)
+            engines: dict[str, Any] = {OURS: heads.one_launch(), f"{OURS}, two launches": heads.two_launches()}
+            engines["eager bf16"] = heads.reference
+            self._build(shape, rows, "torch.compile bf16", heads.compiled, engines)
+            sets = [first]
+            sets += [heads.random_inputs(rows, generator) for _ in range(input_sets(first.nbytes) - 1)]
+            self._measure_part(shape, rows, HEADS, engines, sets, (heads.exact(first),), grad=False)
+
+    def _measure_part(
+        self, shape: Shape, rows: int, part: str, engines: dict[str, Any], sets: list[Any],
+        exact: tuple[torch.Tensor, ...], grad: bool,
+    ) -> None:  # fmt: skip
+        off = {}
+        for name in list(engines):
+            try:
+                with torch.set_grad_enabled(grad):
+                    found = engines[name](sets[0])
+                off[name] = relative_error(found if isinstance(found, tuple) else (found,), exact)
+                if off[name] > SANE_PART:
+                    raise RuntimeError(f"differs from float64 by {off[name]:.3g} of the norm")
+            except Exception as error:
+                self._leave_out(shape, rows, f"{name}, {part}", error)
+                del engines[name]
+        timings = self._time(shape, rows, engines, sets, grad=grad)
+        for name, timing in timings.items():
+            row = self._row(shape, rows, name, timing) | {"part": part, "input_sets": len(sets)}
+            self.result.results.append(row | {"relative_error": off[name]} | _ratio(name, timings))
 
     def write(self, path: Path, kept: dict[str, Any]) -> bool:
         """Adds what an earlier run measured, and the targets; says whether ours was measured everywhere."""
@@ -254,6 +277,8 @@ def main() -> None:
     for name in arguments.shapes:
         bench.measure_shape(load_shape(name))
         bench.measure_training(load_shape(name))
+        if load_shape(name).template.components.experts.type == "mmoe":
+            bench.measure_heads(load_shape(name))
     complete = bench.write(arguments.json, kept_rows(arguments.json, arguments.shapes) if arguments.append else {})
     for target in bench.result.targets:
         verdict = "met   " if target["met"] else "MISSED"

@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from bench import gpu, gpu_engines, gpu_targets
+from bench.gpu_heads import ExpertsHeads
 from bench.gpu_time import Timing
 from bench.gpu_training import TrainingStep, relative_error
 from bench.result import Result
@@ -108,7 +109,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> gpu.Bench:
     for name in ("triton_compiled", "compiled", "aot_inductor"):
         monkeypatch.setattr(gpu_engines, name, refuse)
     monkeypatch.setattr(gpu, "TRAINING_ROWS", (5,))
-    monkeypatch.setattr(TrainingStep, "compiled", refuse)
+    for part in (TrainingStep, ExpertsHeads):
+        monkeypatch.setattr(part, "compiled", refuse)
     run = gpu.Bench(quick=True)
     run.device, run.rows = torch.device("cpu"), (1, 5, 300)
     return run
@@ -117,10 +119,12 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> gpu.Bench:
 def test_a_run(bench: gpu.Bench, shape: Shape, tmp_path: Path) -> None:
     bench.measure_shape(shape)
     bench.measure_training(shape)
+    if shape.name == "R3":
+        bench.measure_heads(shape)
     path = tmp_path / "gpu.json"
     assert not bench.write(path, {}), "ours in AOTInductor did not run"
     content = json.loads(path.read_text())
-    forward = [row for row in content["results"] if "pass" not in row]
+    forward = [row for row in content["results"] if "part" not in row]
     assert {(row["backend"], row["rows"]) for row in forward} == {
         (name, rows) for name in ("triton", "eager bf16") for rows in (1, 5, 300)
     }
@@ -132,9 +136,13 @@ def test_a_run(bench: gpu.Bench, shape: Shape, tmp_path: Path) -> None:
         if row["backend"] == "eager bf16":
             ours = next(r for r in forward if r["backend"] == "triton" and r["rows"] == row["rows"])
             assert ratios[row["rows"]] == pytest.approx(row["median_ms"] / ours["median_ms"])
-    (training,) = [row for row in content["results"] if row.get("pass") == "training step"]
-    assert training["gradient_error"] < 1e-5
+    (training,) = [row for row in content["results"] if row.get("part") == "training step"]
+    assert training["relative_error"] < 1e-5
     assert training["ratio_best_peer"] is None, "no peer ran"
+    heads = [row for row in content["results"] if row.get("part") == "experts and heads"]
+    backends = {"triton", "triton, two launches", "eager bf16"} if shape.name == "R3" else set()
+    assert {(row["backend"], row["rows"]) for row in heads} == {(name, r) for name in backends for r in (1, 5, 300)}
+    assert all(row["relative_error"] < 1e-5 for row in heads)
     assert {"torch.compile bf16", "AOTInductor bf16", "ONNX Runtime CUDA", "triton in AOTInductor"} == {
         entry["backend"] for entry in content["left_out"]
     }
@@ -157,7 +165,7 @@ def test_targets() -> None:
     result = Result("gpu")
     result.results = [
         _row("R1", 16, 1.8), _row("R1", 1024, 1.6), _row("R1", 16384, 1.2), _row("R3", 1, 1.4), _row("R2", 16384, 9.0),
-        _row("R1", 4096, 0.1, **{"pass": "training step"}), _row("R3", 16384, None),
+        _row("R1", 4096, 0.1, part="training step"), _row("R3", 16384, None),
     ]  # fmt: skip
     gpu_targets.add_targets(result)
     found = {target["id"]: (target["value"], target["met"]) for target in result.targets}
