@@ -50,7 +50,7 @@ def run_stage(a_ptr, buffers, m, rows, S: tl.constexpr, J: tl.constexpr, SPLITS:
         _linear_stage(
             a_ptr, buffers, m, rows, part, SPLITS, BLOCK_M,
             S[J][1], S[J][3], S[J][4], S[J][5], S[J][6], S[J][7], S[J][8], S[J][9], S[J][10], S[J][11], S[J][12],
-            S[J][13], S[J][14], S[J][15], S[J][16], S[J][17], S[J][18], S[J][19],
+            S[J][13], S[J][14], S[J][15], S[J][16], S[J][17], S[J][18], S[J][19], S[J][20],
         )  # fmt: skip
     elif S[J][0] == NORM:
         _norm_stage(
@@ -96,7 +96,7 @@ def _linear_stage(
     X: tl.constexpr, X_GROUP: tl.constexpr, K: tl.constexpr, N: tl.constexpr,
     WEIGHT: tl.constexpr, BIAS: tl.constexpr, W_N: tl.constexpr, W_K: tl.constexpr,
     OUT: tl.constexpr, OUT_GROUP: tl.constexpr, BEFORE: tl.constexpr, EPILOGUE: tl.constexpr, ACTIVATION: tl.constexpr,
-    A: tl.constexpr, B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    A: tl.constexpr, B: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     PER_GROUP: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     for t in range(part, TILES, SPLITS):
@@ -106,8 +106,13 @@ def _linear_stage(
         weight_ptr = a_ptr + WEIGHT + group * (N * K)
         acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         acc = dot_rows(acc, input_ptr, X & 0xFFFFFF, weight_ptr, W_N, W_K, m, n, rows, N, K, BLOCK_K)
+        if RESIDUAL > 0:
+            residual_ptr = weight_ptr + RESIDUAL
+            acc = dot_rows(acc, input_ptr, X & 0xFFFFFF, residual_ptr, W_N, W_K, m, n, rows, N, K, BLOCK_K)
         if BIAS >= 0:
             acc += load_vector(a_ptr + BIAS + group * N, n, N)[None, :]
+            if RESIDUAL > 0:
+                acc += load_vector(a_ptr + BIAS + RESIDUAL + group * N, n, N)[None, :]
         if BEFORE >= 0:
             store_operand(buffers, BEFORE, m, n, rows, N, acc)
         if EPILOGUE == CROSS:

@@ -82,17 +82,18 @@ class Scratch:
 def linear(
     x: Operand, k: int, n: int, weight: int, bias: int, out: Operand, *,
     activation: str = "none", transposed: bool = False, before: Operand = NOWHERE,
-    groups: int = 1, x_group: int = 0, out_group: int = 0,
+    groups: int = 1, x_group: int = 0, out_group: int = 0, residual: int = 0,
 ) -> Stage:  # fmt: skip
     """out = act(x Wᵀ + b), W [n, k] row-major at element `weight` of the slot, b at `bias` (-1: none).
 
     transposed: W is stored as [k, n] row-major. before: also stores x Wᵀ + b there.
     groups: so many of these with consecutive weights; group g reads from column g * x_group on and writes from
         g * out_group on.
+    residual: W and b are sums of what lies at `weight` and `bias` and of what lies so many elements further; 0: no.
     """
     code = ACTIVATION_CODES[activation]
     return _linear(x, k, n, weight, bias, out, kernel.PLAIN.value, code, transposed, before, NOWHERE, NOWHERE,
-                   groups, x_group, out_group)  # fmt: skip
+                   groups, x_group, out_group, residual)  # fmt: skip
 
 
 def linear_cross(
@@ -116,13 +117,13 @@ def linear_through(x: Operand, k: int, n: int, weight: int, out: Operand, z: Ope
 
 def _linear(
     x: Operand, k: int, n: int, weight: int, bias: int, out: Operand, epilogue: int, activation: int, transposed: bool,
-    before: Operand, a: Operand, b: Operand, groups: int = 1, x_group: int = 0, out_group: int = 0,
+    before: Operand, a: Operand, b: Operand, groups: int = 1, x_group: int = 0, out_group: int = 0, residual: int = 0,
 ) -> Stage:  # fmt: skip
     block_n, block_k = block(n, BLOCK_N), block(k, BLOCK_K)
     strides = (1, n) if transposed else (k, 1)
     tiles = -(-n // block_n) * groups
     return (kernel.LINEAR.value, tiles, max(k, n * groups), x, x_group, k, n, weight, bias, *strides, out, out_group,
-            before, epilogue, activation, a, b, block_n, block_k)  # fmt: skip
+            before, epilogue, activation, a, b, block_n, block_k, residual)  # fmt: skip
 
 
 def norm(z: Operand, n: int, gain: int, bias: int, activation: str, out: Operand) -> Stage:
@@ -233,7 +234,7 @@ class Blocks:
 
     def weight(self, offset: int, *shape: int) -> Tensor:
         """[blocks, *shape]: the weight at that element of each block's slab."""
-        return self.slabs[:, offset : offset + math.prod(shape)].unflatten(1, shape)
+        return self.slabs[:, offset : offset + math.prod(shape)].reshape(self.slabs.shape[0], *shape)
 
     def joined(self, y: Tensor) -> Tensor:
         """[blocks, row_block, N] -> [rows, N]."""

@@ -53,6 +53,7 @@ def rank_triton(
     bag_index: Tensor,
     program: Sequence[int],
     row_block: int,
+    residual: int = 0,
 ) -> Tensor:
     """Scores a batch.
 
@@ -66,8 +67,11 @@ def rank_triton(
             bag_index [B, S] int64: see `pooled_embedding`.
         program: a `TileProgram` of an mlp, the gather, and what follows it down to the heads. Its precision is not
             used: the arena's dtype is that of the weights and of what is stored between stages. The dense input is
-            not rounded: it is multiplied in two bfloat16 parts. An exact mlp is an mlp here, exact in its input alone.
+            not rounded: it is multiplied in two bfloat16 parts.
         row_block: a multiple of 64; tiles of wide templates have 128 rows if it is one of 128.
+        residual: what to add to the offset of a weight to find what its rounding to bfloat16 left, in an arena made by
+            `split_slabs`; 0: there is none. It is read for exact mlps and the heads' last layer, which are small, and
+            whose errors are the largest ones in the scores.
 
     Returns:
         [B, tasks] float32 probabilities (or logits, as the program says).
@@ -77,7 +81,7 @@ def rank_triton(
         ValueError: a shape or dtype is not as said here, or the program has a step that cannot run here.
     """
     resolve("rank", "triton", arena.device)
-    plan = Plan.of(ints(program))
+    plan = Plan.of(ints(program), int(residual))
     if arena.dtype != compute_dtype(arena.device):
         raise ValueError(f"rank: the arena is {arena.dtype}; expected {compute_dtype(arena.device)}")
     # What is checked is the arena; the dense input is float32.
@@ -102,6 +106,21 @@ def rank_triton(
     return out
 
 
+def split_slabs(slabs: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """An arena that keeps what rounding takes from the weights.
+
+    Args:
+        slabs: [slots, elements] float32.
+        dtype: of the arena, for weights rounded to bfloat16.
+
+    Returns:
+        [slots, 2 * elements]: the slabs rounded to bfloat16, and behind each what that left, for
+        `rank_triton(..., residual=elements)`.
+    """
+    rounded = slabs.to(torch.bfloat16)
+    return torch.cat([rounded, slabs - rounded.float()], dim=1).to(dtype)
+
+
 def _check(name: str, tensor: Tensor, dtype: torch.dtype, columns: int | None = None) -> None:
     expected = f"{dtype} [n]" if columns is None else f"{dtype} [n, {columns}]"
     shape = tuple(tensor.shape)
@@ -114,7 +133,8 @@ def _check(name: str, tensor: Tensor, dtype: torch.dtype, columns: int | None = 
 class Plan:
     """What a tile program is on the GPU: stages, the scratch's columns, and what the inputs have to be."""
 
-    def __init__(self, program: Sequence[int]) -> None:
+    def __init__(self, program: Sequence[int], residual: int = 0) -> None:
+        self._residual = residual
         version, precision, self.inputs, groups, *self._numbers = program
         if version != FORMAT:
             raise ValueError(f"rank: a tile program of format {version}; the GPU kernels take {FORMAT}")
@@ -133,13 +153,13 @@ class Plan:
 
     @staticmethod
     @lru_cache(maxsize=64)
-    def of(program: tuple[int, ...]) -> "Plan":
+    def of(program: tuple[int, ...], residual: int) -> "Plan":
         """The plan of a program, made once."""
-        return Plan(program)
+        return Plan(program, residual)
 
     def _read(self) -> None:
         readers = {1: self._mlp, 2: self._gather, 3: self._cross_low_rank, 4: self._cross_full, 5: self._dot,
-                   6: self._experts, 7: self._heads, 8: self._mlp}  # fmt: skip
+                   6: self._experts, 7: self._heads, 8: self._exact_mlp}  # fmt: skip
         self._at, self._width = -1, self.inputs  # column of the scratch; -1 is the dense input
         self._room = 0  # columns left behind those for the gather
         while self._numbers:
@@ -164,20 +184,33 @@ class Plan:
 
     def _linear(
         self, column: int, k: int, n: int, weight: int, bias: int, out: int, activation: str,
-        groups: int = 1, x_group: int = 0,
+        groups: int = 1, x_group: int = 0, residual: int = 0,
     ) -> None:  # fmt: skip
-        self._weight(weight, groups * n * k)
-        self._weight(bias, groups * n)
+        self._weight(weight + residual, groups * n * k)
+        self._weight(bias + residual, groups * n)
         x, y = self._place_of(column), self._place_of(out)
         if x_group == 0:  # all groups read the same input, and their weights are one matrix
             n, groups = groups * n, 1
         self._pending.append(
             lambda: linear(
-                x(), k, n, weight, bias, y(), activation=activation, groups=groups, x_group=x_group, out_group=n
+                x(),
+                k,
+                n,
+                weight,
+                bias,
+                y(),
+                activation=activation,
+                groups=groups,
+                x_group=x_group,
+                out_group=n,
+                residual=residual,
             )
         )
 
-    def _mlp(self) -> None:
+    def _exact_mlp(self) -> None:
+        self._mlp(self._residual)
+
+    def _mlp(self, residual: int = 0) -> None:
         activation, layers = _ACTIVATIONS[self._take()], self._take()
         for layer in range(layers):
             n, weight, bias, gain = (self._take() for _ in range(4))
@@ -187,10 +220,10 @@ class Plan:
             self._room = following[1] * following[2] if following[:1] == [2] else 0
             out = self._scratch.place(n + self._room)
             if gain < 0:
-                self._linear(self._at, self._width, n, weight, bias, out, activation)
+                self._linear(self._at, self._width, n, weight, bias, out, activation, residual=residual)
             else:
                 before = self._scratch.place(n)
-                self._linear(self._at, self._width, n, weight, bias, before, "none")
+                self._linear(self._at, self._width, n, weight, bias, before, "none", residual=residual)
                 self._norm(before, n, gain, shift, activation, out)
                 self._scratch.release(before)
             self._move(out, n)
@@ -300,8 +333,9 @@ class Plan:
         at, k = self._grouped(layers, self.tasks, activation, self._at, self._width, shared)
         group = 0 if shared and layers == 0 else k
         weight, bias, tasks, x = self._take(), self._take(), self.tasks, self._place_of(at)
-        self._weight(weight, tasks * k)
-        self._weight(bias, tasks)
+        width, residual = block(k, BLOCK_N), self._residual
+        self._weight(weight + residual, tasks * k)
+        self._weight(bias + residual, tasks)
         self._pending.append(
-            lambda: (OUTPUT.value, tasks, 0, x(), group, k, weight, bias, probability, block(k, BLOCK_N))
+            lambda: (OUTPUT.value, tasks, 0, x(), group, k, weight, bias, probability, width, residual)
         )

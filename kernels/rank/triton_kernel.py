@@ -53,7 +53,7 @@ def rank_kernel(
             _output_stage(
                 a_ptr, s_ptr, y_ptr, m, rows, part, SPLITS, BLOCK_M,
                 STAGES[i][1], STAGES[i][3], STAGES[i][4], STAGES[i][5], STAGES[i][6], STAGES[i][7], STAGES[i][8],
-                STAGES[i][9],
+                STAGES[i][9], STAGES[i][10],
             )  # fmt: skip
         tl.debug_barrier()
 
@@ -153,16 +153,20 @@ def _mix_stage(
 def _output_stage(
     a_ptr, s_ptr, y_ptr, m, rows, part, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, TASKS: tl.constexpr,
     X: tl.constexpr, X_GROUP: tl.constexpr, K: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr,
-    PROBABILITY: tl.constexpr, WIDTH: tl.constexpr,
+    PROBABILITY: tl.constexpr, WIDTH: tl.constexpr, RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     x_ptr = s_ptr + ((X >> 24) & 0xFFFFFF) + m * (X & 0xFFFFFF)
     for task in range(part, TASKS, SPLITS):
         logit = tl.zeros((BLOCK_M,), tl.float32) + tl.load(a_ptr + BIAS + task).to(tl.float32)
+        if RESIDUAL > 0:
+            logit += tl.load(a_ptr + BIAS + RESIDUAL + task).to(tl.float32)
         for k0 in range(0, K, WIDTH):
             k = k0 + tl.arange(0, WIDTH)
             where = (m < rows)[:, None] & (k < K)[None, :]
             x = tl.load(x_ptr[:, None] + task * X_GROUP + k[None, :], mask=where, other=0.0).to(tl.float32)
             w = tl.load(a_ptr + WEIGHT + task * K + k, mask=k < K, other=0.0).to(tl.float32)
+            if RESIDUAL > 0:
+                w += tl.load(a_ptr + WEIGHT + RESIDUAL + task * K + k, mask=k < K, other=0.0).to(tl.float32)
             logit += tl.sum(x * w[None, :], axis=1)
         if PROBABILITY:
             logit = tl.sigmoid(logit)
