@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.peer_build import ArtefactCache, load_package
-from bench.shapes import Batch
+from bench.shapes import Batch, on_huge_pages
 from smt.kernels import cpu
 from smt.kernels.cpu import Precision
 from smt.serving.compile import compile_package, export_fused_function
@@ -35,7 +35,9 @@ class FusedEngine:
         """
         program = tile_program(template, precision)
         self.packed_bytes = cpu.packed_bytes(program)
-        self._arena = torch.stack([cpu.pack(slab, program) for slab in arena])
+        self._arena = on_huge_pages((len(arena), self.packed_bytes), torch.uint8)
+        for slot, slab in zip(self._arena, arena, strict=True):
+            slot.copy_(cpu.pack(slab, program))
         self._table, self._threads = table, threads
         self._base = torch.zeros(len(arena), dtype=torch.int64)
         self._binary = load_package(compile_fused(template, precision, cache))

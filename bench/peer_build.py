@@ -92,7 +92,12 @@ def load_package(path: Path) -> Callable[..., Tensor]:
     """An AOTInductor package as a function of its inputs, to be called from one thread at a time."""
     with quiet():
         package: Any = torch._inductor.aoti_load_package(str(path), run_single_threaded=True)
-    function: Callable[..., Tensor] = package
+    run = package.loader.run  # what torch puts around it takes longer than a row
+
+    def function(*inputs: Tensor) -> Tensor:
+        output: Tensor = run(list(inputs))[0]
+        return output
+
     return function
 
 

@@ -7,6 +7,8 @@ Ids are one per slot and follow a power law, as the values of a categorical feat
 all the time, the rest seldom.
 """
 
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +82,16 @@ def random_table(shape: Shape, seed: int = 0) -> Tensor:
     """[S * table_rows, dim] float32: the tables of all slots, one after the other."""
     generator = torch.Generator().manual_seed(seed)
     slots = shape.template.slots
-    return TABLE_STD * torch.randn(slots.categorical * shape.table_rows, slots.dim, generator=generator)
+    table = on_huge_pages((slots.categorical * shape.table_rows, slots.dim), torch.float32)
+    return table.normal_(generator=generator).mul_(TABLE_STD)
+
+
+def on_huge_pages(size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor of zeros on huge pages, where the kernel grants them: the memory in which a server keeps its weights."""
+    memory = mmap.mmap(-1, max(1, math.prod(size) * dtype.itemsize))
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # of Linux
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(size)
 
 
 def random_arena(shape: Shape, scenarios: int, seed: int = 0) -> Tensor:

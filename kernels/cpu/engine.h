@@ -124,6 +124,13 @@ template <class P>
 Status run_rows(const Program& program, const Inputs& in, int64_t first, int64_t last, int64_t capacity,
                 std::byte* memory) {
   Scratch<P> scratch(program, capacity);
+  int64_t slots = program.gather == nullptr ? 0 : program.gather->slots;
+  Prefetcher ahead{.in = in,
+                   .row_bytes = slots == 0 ? 0 : pool_row_bytes(program.gather->table, program.gather->dim),
+                   .pool_base = 0,
+                   .next = 0,
+                   .end = 0,
+                   .step = program.panels == 0 ? 0 : kPrefetchRows * slots / program.panels + 1};
   Tile<P> t{.program = program,
             .in = in,
             .slot = nullptr,
@@ -135,26 +142,23 @@ Status run_rows(const Program& program, const Inputs& in, int64_t first, int64_t
             .sums = reinterpret_cast<float*>(memory + scratch.sums),
             .quantised = memory + scratch.quantised,
             .buffers = memory + scratch.buffers,
+            .ahead = &ahead,
             .half = sizeof(typename P::Act) == 2};
   clear_padding(t);
-  bool prefetched = false;
   while (first < last) {
     int64_t end = end_of_slot(in, first, last);
     int32_t slot = in.block_slot[first / kRowBlock];
     t.slot = in.arena + slot * in.slot_bytes;
-    t.pool_base = in.pool_base == nullptr ? 0 : in.pool_base[slot];
+    t.pool_base = ahead.pool_base = in.pool_base == nullptr ? 0 : in.pool_base[slot];
     int64_t tiles = (end - first + capacity - 1) / capacity;
-    int64_t begin = first;
+    ahead.next = first * slots;
     for (int64_t i = 0; i < tiles; ++i) {
-      auto edge = [&](int64_t tile) { return begin + (end - begin) * tile / tiles; };  // tiles of nearly equal height
+      auto edge = [&](int64_t tile) { return first + (end - first) * tile / tiles; };  // tiles of nearly equal height
       t.follows = i > 0;
       t.first = edge(i);
       t.rows = edge(i + 1) - t.first;
-      if (program.gather != nullptr) {
-        if (!prefetched) prefetch(t, *program.gather, t.first, t.rows);
-        prefetched = i + 1 < tiles;
-        if (prefetched) prefetch(t, *program.gather, edge(i + 1), edge(i + 2) - edge(i + 1));
-      }
+      ahead.up_to(edge(i + 1) * slots);  // what is left of this tile: all of it where none was before
+      ahead.end = i + 1 < tiles ? edge(i + 2) * slots : ahead.next;
       if (Status status = run_tile(t); status != Status::kOk) return status;
     }
     first = end;
@@ -202,7 +206,7 @@ double multiply_tiles(int64_t repetitions, std::byte* memory) {
   std::byte* quantised = weights + kDepth * kPanel * 4;
   auto* a = reinterpret_cast<typename P::Act*>(quantised + kRows * (kDepth + 4) + 64);
   auto x = P::operand(a, kDepth, kRows, kDepth, quantised);
-  for (int64_t i = 0; i < repetitions; ++i) P::panel(x, kRows, weights, kDepth, 2, sums);
+  for (int64_t i = 0; i < repetitions; ++i) P::panel(x, kRows, weights, kDepth, 2, sums, false);
   return 2.0 * kRows * kPanel * kDepth * static_cast<double>(repetitions);
 }
 

@@ -9,9 +9,11 @@ namespace smt::cpu {
 namespace {
 
 constexpr std::align_val_t kAlignment{64};
-constexpr int64_t kMostRows = 96;
-// Of a megabyte of second-level cache, the smallest that AVX-512 servers have.
-constexpr int64_t kActivationBytes = int64_t{640} << 10;
+// Rows of a tile, and bytes of their activations. Where the second-level cache can hold activations beside the weights
+// (of a megabyte, the smallest of servers with AVX-512), it does; weights that come from further away are worth more
+// rows.
+constexpr int64_t kMostRows = 96, kActivationBytes = int64_t{768} << 10;
+constexpr int64_t kMostStreamedRows = 128, kStreamedActivationBytes = int64_t{6} << 20;
 
 }  // namespace
 
@@ -42,7 +44,9 @@ std::byte* thread_scratch(int64_t bytes) {
 
 int64_t tile_rows(const Program& program, const Kernels& kernels, int64_t rows) {
   int64_t row_bytes = kernels.activation_bytes(program.precision) == 4 ? program.float_bytes : program.half_bytes;
-  int64_t most = std::clamp<int64_t>(kActivationBytes / std::max<int64_t>(row_bytes, 1), kRowBlock, kMostRows);
+  int64_t bytes = program.streams ? kStreamedActivationBytes : kActivationBytes;
+  int64_t most = std::clamp<int64_t>(bytes / std::max<int64_t>(row_bytes, 1), kRowBlock,
+                                     program.streams ? kMostStreamedRows : kMostRows);
   return std::min((rows + kRowBlock - 1) / kRowBlock * kRowBlock, most / kRowBlock * kRowBlock);
 }
 

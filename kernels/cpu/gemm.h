@@ -2,7 +2,8 @@
 // once per instruction set; which path a unit gets is decided by what it is compiled for.
 //
 // A policy gives: Act, the type of activations in memory; Operand, what multiplies (made once per matrix by operand());
-// panel(): c[rows, 32] = operand · panel; value(): an accumulator vector as floats, without bias.
+// panel(): c[rows, 32] = operand · panel (`stream`: the program's weights exceed the caches, fetch ahead); value(): an
+// accumulator vector as floats, without bias.
 #pragma once
 
 #include "amx.h"
@@ -26,6 +27,39 @@ SMT_INLINE void for_row_blocks(int64_t rows, Block&& block) {
   for (int64_t i = 0; i < count; ++i) {
     int64_t first = rows * i / count;
     block(first, rows * (i + 1) / count - first);
+  }
+}
+
+// What a block asks for ahead of time while it multiplies: `lines` cache lines at each 16 steps of k. All row blocks
+// together fetch the panel that comes next, which the memory of a large model cannot deliver as fast as it is used.
+struct Stream {
+  const std::byte* ahead;
+  int64_t lines;
+
+  void fetch() {
+    for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(ahead + i * 64, 0, 2);
+    ahead += lines * 64;
+  }
+};
+
+// Calls block(first row, rows, first step, steps, go on, stream) so that the weights of each chunk of k stay in half of
+// a first-level cache while the row blocks pass over them. A step of k is `vectors` lines; one row block takes all at
+// once.
+template <class Block>
+SMT_INLINE void for_blocks(int64_t rows, int64_t steps, int64_t vectors, const std::byte* weights, bool stream,
+                           Block&& block) {
+  constexpr int64_t kChunkLines = 512;
+  int64_t most = rows <= kBlockRows ? steps : kChunkLines / vectors;
+  int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
+  const std::byte* next = weights + (steps + 15) / 16 * 16 * vectors * 64;
+  for (int64_t step = 0; step < steps; step += most) {
+    int64_t count = steps - step < most ? steps - step : most;
+    int64_t lines = stream ? (16 * vectors + blocks - 1) / blocks : 0;
+    const std::byte* ahead = next + step * vectors * 64;
+    for_row_blocks(rows, [&](int64_t first, int64_t height) {
+      block(first, height, step, count, step > 0, Stream{ahead, lines});
+      ahead += (count + 15) / 16 * lines * 64;
+    });
   }
 }
 
@@ -91,8 +125,8 @@ struct Fp32 {
     int64_t lda;
   };
   SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
-  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors,
-                        float* c) {
+  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
+                        [[maybe_unused]] bool stream) {
     for_row_blocks(rows, [&](int64_t first, int64_t count) {
       with_shape<Fp32Block>(count, vectors, x.a + first * x.lda, x.lda, reinterpret_cast<const float*>(weights), k,
                             c + first * kPanel);
@@ -110,8 +144,8 @@ struct Bf16 {
     int64_t lda;
   };
   SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
-  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors,
-                        float* c) {
+  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
+                        [[maybe_unused]] bool stream) {
     amx_panel<AmxBf16>(reinterpret_cast<const std::byte*>(x.a), x.lda * 2, rows, weights, (k + 31) / 32, vectors, c);
   }
   SMT_INLINE v16f value(const Operand&, int64_t, const float* c, v16f, v16i) { return load(c); }
@@ -121,17 +155,23 @@ struct Bf16 {
 
 template <int M, int N>
 struct Bf16Block {
-  static __attribute__((noinline)) void run(const bf16* a, int64_t lda, const std::byte* b, int64_t pairs, float* c) {
+  static __attribute__((noinline)) void run(const bf16* a, int64_t lda, const std::byte* b, int64_t pairs, float* c,
+                                            bool go_on, Stream stream) {
     constexpr int S = kSets<M, N>;
     __m512 sums[S][M][N];
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s) {
 #pragma GCC unroll 12
       for (int m = 0; m < M; ++m) {
-        for (int n = 0; n < N; ++n) sums[s][m][n] = _mm512_setzero_ps();
+        for (int n = 0; n < N; ++n) {
+          // A load by mask: a branch here would keep the sums in memory.
+          __mmask16 mask = s == 0 && go_on ? 0xffff : 0;
+          sums[s][m][n] = _mm512_maskz_loadu_ps(mask, c + m * kPanel + n * 16);
+        }
       }
     }
     for (int64_t left = whole_sets<S>(pairs); left > 0; left -= 16, b += (N - 1) * 1024) {
+      stream.fetch();
       for (const std::byte* end = b + (left < 16 ? left : 16) * 64; b != end; a += 2 * S, b += S * 64) {
 #pragma GCC unroll 4
         for (int s = 0; s < S; ++s) {
@@ -166,11 +206,13 @@ struct Bf16 {
     int64_t lda;
   };
   SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
-  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors,
-                        float* c) {
-    for_row_blocks(rows, [&](int64_t first, int64_t count) {
-      with_shape<Bf16Block>(count, vectors, x.a + first * x.lda, x.lda, weights, (k + 1) / 2, c + first * kPanel);
-    });
+  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
+                        [[maybe_unused]] bool stream) {
+    for_blocks(rows, (k + 1) / 2, vectors, weights, stream,
+               [&](int64_t first, int64_t height, int64_t step, int64_t steps, bool go_on, Stream ahead) {
+                 with_shape<Bf16Block>(height, vectors, x.a + first * x.lda + 2 * step, x.lda,
+                                       weights + step * vectors * 64, steps, c + first * kPanel, go_on, ahead);
+               });
   }
   SMT_INLINE v16f value(const Operand&, int64_t, const float* c, v16f, v16i) { return load(c); }
 };
@@ -207,8 +249,8 @@ struct Bf16 {
     int64_t lda;
   };
   SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
-  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors,
-                        float* c) {
+  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
+                        [[maybe_unused]] bool stream) {
     for_row_blocks(rows, [&](int64_t first, int64_t count) {
       with_shape<WidenedBlock>(count, vectors, x.a + first * x.lda, x.lda, weights, k, c + first * kPanel);
     });
@@ -231,11 +273,24 @@ struct Int8Block {
     return sum;
 #endif
   }
-  static __attribute__((noinline)) void run(const uint8_t* a, int64_t lda, const std::byte* b, int64_t quads,
-                                            float* c) {
+  static __attribute__((noinline)) void run(const uint8_t* a, int64_t lda, const std::byte* b, int64_t quads, float* c,
+                                            bool go_on, Stream stream) {
     constexpr int S = kSets<M, N>;
-    v16i sums[S][M][N] = {};
+    v16i sums[S][M][N];
+    v16i before = v16i{} - (go_on ? 1 : 0);  // a mask: a branch here would keep the sums in memory
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) {
+#pragma GCC unroll 12
+      for (int m = 0; m < M; ++m) {
+        for (int n = 0; n < N; ++n) {
+          v16i last;
+          std::memcpy(&last, c + m * kPanel + n * 16, sizeof last);
+          sums[s][m][n] = s == 0 ? last & before : v16i{};
+        }
+      }
+    }
     for (int64_t left = whole_sets<S>(quads); left > 0; left -= 16, b += (N - 1) * 1024) {
+      stream.fetch();
       for (const std::byte* end = b + (left < 16 ? left : 16) * 64; b != end; a += 4 * S, b += S * 64) {
 #pragma GCC unroll 4
         for (int s = 0; s < S; ++s) {
@@ -295,14 +350,16 @@ struct Int8 {
     }
     return {bytes, stride, scales};
   }
-  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors,
-                        float* c) {
+  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
+                        [[maybe_unused]] bool stream) {
 #if defined(SMT_AMX)
     amx_panel<AmxInt8>(reinterpret_cast<const std::byte*>(x.a), x.lda, rows, weights, (k + 63) / 64, vectors, c);
 #else
-    for_row_blocks(rows, [&](int64_t first, int64_t count) {
-      with_shape<Int8Block>(count, vectors, x.a + first * x.lda, x.lda, weights, (k + 3) / 4, c + first * kPanel);
-    });
+    for_blocks(rows, (k + 3) / 4, vectors, weights, stream,
+               [&](int64_t first, int64_t height, int64_t step, int64_t steps, bool go_on, Stream ahead) {
+                 with_shape<Int8Block>(height, vectors, x.a + first * x.lda + 4 * step, x.lda,
+                                       weights + step * vectors * 64, steps, c + first * kPanel, go_on, ahead);
+               });
 #endif
   }
   SMT_INLINE v16f value(const Operand& x, int64_t row, const float* c, v16f scale, v16i shift) {

@@ -308,6 +308,7 @@ class Builder {
     m.weight = place(groups * m.group_bytes);
     m.bias = place(groups * m.n16 * 4);
     program().max_k = std::max(program().max_k, m.k);
+    program().panels += groups * ((m.n16 + kPanel - 1) / kPanel);
     out_.matrices.push_back(m);
     return m;
   }
@@ -345,6 +346,7 @@ class Builder {
       p.float_bytes += b.stride * 4;
       p.half_bytes += b.stride * (b.is_float ? 4 : 2);
     }
+    p.streams = p.packed_bytes > (int64_t{4} << 20);
     p.buffers = out_.buffers.data();
     p.buffer_count = static_cast<int64_t>(out_.buffers.size());
     p.steps = out_.steps.data();

@@ -6,6 +6,50 @@
 namespace smt::cpu {
 namespace {
 
+// Bytes of one row of the pool: int8 rows carry their scale and bias (two floats) behind the values.
+SMT_INLINE int64_t pool_row_bytes(TableType table, int64_t dim) {
+  switch (table) {
+    case TableType::kFp32:
+      return dim * 4;
+    case TableType::kFp16:
+      return dim * 2;
+    case TableType::kInt8:
+      return dim + 8;
+  }
+  return 0;
+}
+
+// The table row of an id, or null when it lies outside the pool (nothing is read outside, whatever the ids are).
+SMT_INLINE const std::byte* pool_row(const Inputs& in, int64_t pool_base, int64_t id, int64_t row_bytes) {
+  if (id < 0 || pool_base < 0) return nullptr;
+  uint64_t row = static_cast<uint64_t>(pool_base) + static_cast<uint64_t>(id);  // no sum of these overflows
+  if (row >= static_cast<uint64_t>(in.pool_rows)) return nullptr;
+  return in.pool + static_cast<int64_t>(row) * row_bytes;
+}
+
+// Asks for the table rows of the next tile while this one computes, a few every eight rows of each panel: each is a
+// miss of all caches in a table of any size, and only so many can be under way at once.
+constexpr int64_t kPrefetchRows = 8;
+struct Prefetcher {
+  const Inputs& in;
+  int64_t row_bytes;  // of the pool
+  int64_t pool_base;
+  int64_t next, end;  // places of bag_index
+  int64_t step;       // of them at a time
+
+  void some() { up_to(next + step < end ? next + step : end); }
+  void up_to(int64_t last) {
+    for (; next < last; ++next) {
+      int64_t bag = in.bag_index[next];
+      int64_t begin = in.offsets[bag];
+      if (begin == in.offsets[bag + 1]) continue;
+      const std::byte* row = pool_row(in, pool_base, in.ids[begin], row_bytes);
+      if (row == nullptr) continue;
+      for (int64_t b = 0; b < row_bytes; b += 64) __builtin_prefetch(row + b);
+    }
+  }
+};
+
 template <class P>
 struct Tile {
   using Act = typename P::Act;
@@ -20,6 +64,7 @@ struct Tile {
   float* sums;            // [capacity, 32]: one panel of a product
   std::byte* quantised;   // int8: activations of one matrix, with their scales
   std::byte* buffers;
+  Prefetcher* ahead;
   bool half;  // activations of the program's precision have 16 bits (this tile may be an fp32 view of it)
 
   std::byte* memory(int64_t buffer) const {
@@ -36,8 +81,8 @@ struct Tile {
 // The same tile for a step that is computed in another precision; it may touch float buffers only.
 template <class To, class From>
 SMT_INLINE Tile<To> viewed_as(const Tile<From>& t) {
-  return {t.program, t.in,       t.slot, t.pool_base, t.first,   t.rows,
-          t.follows, t.capacity, t.sums, t.quantised, t.buffers, t.half};
+  return {t.program,  t.in,   t.slot,      t.pool_base, t.first, t.rows, t.follows,
+          t.capacity, t.sums, t.quantised, t.buffers,   t.ahead, t.half};
 }
 
 // Calls body(pointer to the buffer's elements), which are floats or activations.
@@ -86,10 +131,13 @@ SMT_INLINE void finish_panel(const Tile<P>& t, const typename P::Operand& x, con
     }
   }
   const float* sums = t.sums;
-  for (int64_t r = 0, rows = t.rows; r < rows; ++r, sums += kPanel) {
-    Columns<V> y;
-    for (int v = 0; v < V; ++v) y.at[v] = P::value(x, r, sums + v * kLanes, s[v], z[v]) + b[v];
-    epilogue(r, n, y);
+  for (int64_t r = 0, rows = t.rows; r < rows;) {
+    t.ahead->some();
+    for (int64_t end = r + kPrefetchRows < rows ? r + kPrefetchRows : rows; r < end; ++r, sums += kPanel) {
+      Columns<V> y;
+      for (int v = 0; v < V; ++v) y.at[v] = P::value(x, r, sums + v * kLanes, s[v], z[v]) + b[v];
+      epilogue(r, n, y);
+    }
   }
 }
 
@@ -109,7 +157,7 @@ SMT_INLINE void linear(const Tile<P>& t, const typename P::Operand& x, const Mat
   int64_t panel_bytes = m.group_bytes / (m.n16 / kLanes) * 2;
   for (int64_t n = 0; n < m.n16; n += kPanel, weights += panel_bytes) {
     int64_t vectors = m.n16 - n >= kPanel ? 2 : 1;
-    P::panel(x, t.rows, weights, m.k, vectors, t.sums);
+    P::panel(x, t.rows, weights, m.k, vectors, t.sums, t.program.streams);
     if (vectors == 2) {
       finish_panel<2>(t, x, m, group, n, epilogue);
     } else {

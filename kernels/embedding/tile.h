@@ -7,19 +7,6 @@
 namespace smt::cpu {
 namespace {
 
-// Bytes of one row of the pool: int8 rows carry their scale and bias (two floats) behind the values.
-SMT_INLINE int64_t pool_row_bytes(TableType table, int64_t dim) {
-  switch (table) {
-    case TableType::kFp32:
-      return dim * 4;
-    case TableType::kFp16:
-      return dim * 2;
-    case TableType::kInt8:
-      return dim + 8;
-  }
-  return 0;
-}
-
 // Sixteen values (or the `count` that are left) of a table row.
 template <TableType T>
 struct TableRow {
@@ -80,15 +67,6 @@ SMT_INLINE void store_part(float* out, v16f values, int64_t count) {
   std::memcpy(out, &values, static_cast<size_t>(count) * sizeof(float));
 }
 
-// The table row of an id, or null when it lies outside the pool (nothing is read outside, whatever the ids are).
-template <class P>
-SMT_INLINE const std::byte* pool_row(const Tile<P>& t, int64_t id, int64_t row_bytes) {
-  if (id < 0 || t.pool_base < 0) return nullptr;
-  uint64_t row = static_cast<uint64_t>(t.pool_base) + static_cast<uint64_t>(id);  // no sum of these overflows
-  if (row >= static_cast<uint64_t>(t.in.pool_rows)) return nullptr;
-  return t.in.pool + static_cast<int64_t>(row) * row_bytes;
-}
-
 // Returns false when an id lies outside the pool.
 template <TableType T, class P>
 bool gather(const Tile<P>& t, const Step& step) {
@@ -115,7 +93,7 @@ bool gather(const Tile<P>& t, const Step& step) {
         int64_t count = dim - i;
         v16f pooled{};
         for (int64_t j = begin; j < end; ++j) {
-          const std::byte* row = pool_row(t, t.in.ids[j], row_bytes);
+          const std::byte* row = pool_row(t.in, t.pool_base, t.in.ids[j], row_bytes);
           if (row == nullptr) return false;
           pooled += Row::part(Row::open(row, dim), i, count);
         }
@@ -125,19 +103,6 @@ bool gather(const Tile<P>& t, const Step& step) {
   }
   std::memcpy(kept, columns + (t.rows - 1) * stride, static_cast<size_t>(step.slots * dim) * sizeof(float));
   return true;
-}
-
-// Asks for the table rows of the next tile while this one computes: each is a cache miss in a table of any size.
-template <class P>
-void prefetch(const Tile<P>& t, const Step& step, int64_t first, int64_t rows) {
-  int64_t row_bytes = pool_row_bytes(step.table, step.dim);
-  for (int64_t i = first * step.slots; i < (first + rows) * step.slots; ++i) {
-    int64_t begin = t.in.offsets[t.in.bag_index[i]];
-    if (begin == t.in.offsets[t.in.bag_index[i] + 1]) continue;
-    const std::byte* row = pool_row(t, t.in.ids[begin], row_bytes);
-    if (row == nullptr) continue;
-    for (int64_t b = 0; b < row_bytes; b += 64) __builtin_prefetch(row + b);
-  }
 }
 
 template <class P>
