@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from smt.kernels.mlp.reference import ACTIVATIONS
+from smt.kernels.triton_stages import Blocks
 from smt.kernels.triton_support import ACTIVATION_CODES, ints, one_slot
 
 ACTIVATION_NAMES = {code: name for name, code in ACTIVATION_CODES.items()}
@@ -61,12 +63,13 @@ def spans(layers: Sequence[Layer]) -> list[tuple[int, int]]:
     return weights + [(layer.bias, layer.groups * layer.outputs) for layer in layers]
 
 
-def weights_in(slab: Tensor, layers: Sequence[Layer]) -> tuple[list[Tensor], list[Tensor]]:
-    """[G, N, K] weights and [G, N] biases of each layer, views of a slot of the arena."""
-    shapes = [(layer.groups, layer.outputs, layer.inputs) for layer in layers]
-    views = [slab[at : at + size] for at, size in spans(layers)]
-    weights = [view.view(shape) for view, shape in zip(views, shapes, strict=False)]
-    return weights, [view.view(shape[:2]) for view, shape in zip(views[len(layers) :], shapes, strict=True)]
+def grouped_blocks(blocks: Blocks, x: Tensor, layers: Sequence[Layer], activation: int) -> Tensor:
+    """The layers and activations in plain PyTorch, [blocks, G or 1, row_block, K] -> [blocks, G, row_block, N]."""
+    act = ACTIVATIONS[ACTIVATION_NAMES[activation]]
+    for layer in layers:
+        weight = blocks.weight(layer.weight, layer.groups, layer.outputs, layer.inputs)
+        x = act(x @ weight.mT + blocks.weight(layer.bias, layer.groups, 1, layer.outputs))
+    return x
 
 
 def check_one_slot(op: str, arena: Tensor) -> None:

@@ -17,15 +17,14 @@ from torch.library import triton_op, wrap_triton
 
 from smt.kernels.backend import on_kernels
 from smt.kernels.experts.arena import (
-    ACTIVATION_NAMES,
     Columns,
     Layer,
     check_one_slot,
     gradients_by_slot,
+    grouped_blocks,
     grouped_layers,
     hidden_columns,
     spans,
-    weights_in,
 )
 from smt.kernels.experts.grouped import (
     gradient_parts,
@@ -35,8 +34,7 @@ from smt.kernels.experts.grouped import (
     linear_tile,
     shared_input_gradient,
 )
-from smt.kernels.experts.reference import experts as reference
-from smt.kernels.triton_stages import by_slot, check_arena
+from smt.kernels.triton_stages import Blocks, check_arena
 from smt.kernels.triton_support import (
     ACTIVATION_CODES,
     BLOCK_M,
@@ -197,15 +195,12 @@ def experts_by_slot(
     x: Tensor, arena: Tensor, block_slot: Tensor, layers: Sequence[Layer], gate: Layer, tasks: int, activation: int,
     row_block: int,
 ) -> Tensor:  # fmt: skip
-    """[B, T N_last], what the kernels compute, in plain PyTorch."""
-
-    def one(rows: Tensor, slab: Tensor) -> Tensor:
-        (*weights, gates), (*biases, gate_bias) = weights_in(slab, [*layers, gate])
-        count = layers[0].groups
-        gates, gate_bias = gates.view(tasks, count, gate.inputs), gate_bias.view(tasks, count)
-        return reference(rows, weights, biases, gates, gate_bias, ACTIVATION_NAMES[activation]).flatten(1)
-
-    return by_slot(one, x, arena, block_slot, row_block)
+    """[B, T N_last], what the kernels compute, in plain PyTorch; reference.py specifies each block."""
+    blocks, count = Blocks(x, arena, block_slot, row_block), layers[0].groups
+    score = torch.einsum("brk,btek->brte", blocks.x, blocks.weight(gate.weight, tasks, count, gate.inputs))
+    gates = torch.softmax(score + blocks.weight(gate.bias, 1, tasks, count), dim=-1)
+    mixed = torch.einsum("brte,bern->brtn", gates, grouped_blocks(blocks, blocks.x.unsqueeze(1), layers, activation))
+    return blocks.joined(mixed.flatten(2))
 
 
 def mix_blocks(layer: Layer, inputs: int, tasks: int) -> dict[str, int]:

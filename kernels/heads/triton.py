@@ -16,15 +16,14 @@ from torch.library import triton_op, wrap_triton
 
 from smt.kernels.backend import on_kernels
 from smt.kernels.experts.arena import (
-    ACTIVATION_NAMES,
     Columns,
     Layer,
     check_one_slot,
     gradients_by_slot,
+    grouped_blocks,
     grouped_layers,
     hidden_columns,
     spans,
-    weights_in,
 )
 from smt.kernels.experts.grouped import (
     gradient_parts,
@@ -42,8 +41,7 @@ from smt.kernels.experts.triton import (
     mix_blocks,
     mix_tile,
 )
-from smt.kernels.heads.reference import heads as reference
-from smt.kernels.triton_stages import by_slot, check_arena
+from smt.kernels.triton_stages import Blocks, check_arena
 from smt.kernels.triton_support import (
     ACTIVATION_CODES,
     BLOCK_K,
@@ -161,14 +159,12 @@ def experts_heads_kernel(
 def heads_by_slot(
     x: Tensor, arena: Tensor, block_slot: Tensor, layers: Sequence[Layer], logit: Layer, activation: int, row_block: int
 ) -> Tensor:
-    """[B, T] float32 logits, what the kernels compute, in plain PyTorch."""
-
-    def one(rows: Tensor, slab: Tensor) -> Tensor:
-        (*weights, out), (*biases, out_bias) = weights_in(slab, [*layers, logit])
-        rows = rows.view(rows.shape[0], logit.groups, -1)
-        return reference(rows, weights, biases, out.squeeze(1), out_bias.squeeze(1), ACTIVATION_NAMES[activation])
-
-    return by_slot(one, x.flatten(1), arena, block_slot, row_block).float()
+    """[B, T] float32 logits, what the kernels compute, in plain PyTorch; reference.py specifies each block."""
+    blocks, tasks = Blocks(x.flatten(1), arena, block_slot, row_block), logit.groups
+    by_task = blocks.x.view(*blocks.x.shape[:2], tasks, -1).transpose(1, 2)
+    h = grouped_blocks(blocks, by_task, layers, activation)
+    logits = (h * blocks.weight(logit.weight, tasks, 1, logit.inputs)).sum(-1) + blocks.weight(logit.bias, tasks, 1)
+    return blocks.joined(logits.transpose(1, 2)).float()
 
 
 @triton_op("smt::heads_triton", mutates_args={})

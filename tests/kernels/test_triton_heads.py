@@ -164,6 +164,35 @@ def test_what_an_arena_means_in_plain_pytorch(monkeypatch: pytest.MonkeyPatch) -
         close(got, expected)
 
 
+def test_plain_pytorch_exports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots, blocks and rows stay open in an export off the GPU."""
+    weights = [*expert_weights_of(20, [24], 3, 2), *weights_of(24, [7], 2)]
+    arena, offsets = arena_of(weights, compute_dtype(DEVICE))
+    of_experts = experts_kernels.ExpertsLayout.of(weights[:1], weights[2], offsets[:4], "relu")
+    of_heads = kernels.HeadsLayout.of(weights[4:5], weights[6], 24, offsets[4:], "silu")
+
+    class Net(torch.nn.Module):
+        def forward(self, arena: Tensor, block_slot: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+            mixed = experts_kernels.experts_arena(arena, block_slot, x, of_experts)
+            fused = kernels.experts_heads_arena(arena, block_slot, x, of_experts, of_heads)
+            return fused, torch.sigmoid(kernels.heads_arena(arena, block_slot, mixed, of_heads))
+
+    def inputs(rows: int, order: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        slots = torch.cat([arena * (0.5 + i) for i in range(max(order) + 1)])
+        return slots, torch.tensor(order, dtype=torch.int32, device=DEVICE), randn(rows, 20).to(arena.dtype)
+
+    for module in (kernels, experts_kernels):
+        monkeypatch.setattr(module, "on_kernels", lambda x: False)
+    sizes = [torch.export.Dim(name, min=1) for name in ("slots", "blocks", "rows")]
+    with torch.no_grad():
+        program = torch.export.export(
+            Net(), inputs(150, [0, 1, 1]), dynamic_shapes=tuple({0: size} for size in sizes)
+        )  # fmt: skip
+        other = inputs(250, [2, 0, 1, 2])
+        for got, expected in zip(program.module()(*other), Net()(*other), strict=True):
+            close(got, expected)
+
+
 def bfloat16_arena(shapes: list[tuple[int, ...]]) -> tuple[Tensor, list[int]]:
     return arena_of([torch.zeros(shape) for shape in shapes], torch.bfloat16)
 
