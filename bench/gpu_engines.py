@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from bench.peer_net import PeerNet
 from bench.shapes import Batch, Shape
+from smt.kernels.rank.triton import split_slabs
+from smt.kernels.triton_support import compute_dtype, one_slot
 from smt.serving.fused import tile_program
 
 Engine = Callable[[Batch], Tensor]
@@ -47,11 +49,11 @@ def batch_bytes(batch: Batch) -> int:
 class Rank(nn.Module):
     """The template by the Triton kernels, as a function of weights and features."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, arena: Tensor) -> None:
         super().__init__()
-        import smt.kernels.rank.triton  # noqa: F401  (registers the op)
-
         self.program = tile_program(shape.template, "bf16").values()
+        # In bfloat16 a slot holds the rounded slab and what rounding took from it; see `split_slabs`.
+        self.residual = arena.shape[1] // 2 if arena.dtype == torch.bfloat16 else 0
 
     def forward(
         self,
@@ -65,17 +67,20 @@ class Rank(nn.Module):
         bag_index: Tensor,
     ) -> Tensor:
         scores: Tensor = torch.ops.smt.rank_triton(
-            arena, block_slot, pool, pool_base, dense, ids, offsets, bag_index, self.program, ROW_BLOCK
+            arena, block_slot, pool, pool_base, dense, ids, offsets, bag_index, self.program, ROW_BLOCK, self.residual
         )
         return scores
 
 
-def _arguments(problem: Problem) -> Callable[[Batch], tuple[Tensor, ...]]:
-    """What `Rank` takes for a batch: one slot, so that peers compute the same."""
-    from smt.kernels.triton_support import compute_dtype, one_slot
+def _arena(problem: Problem) -> Tensor:
+    """[1, elements]: one slot, so that peers compute the same."""
+    slabs, device = problem.slab[None].to(problem.table.device), problem.table.device
+    return split_slabs(slabs) if compute_dtype(device) == torch.bfloat16 else slabs
 
+
+def _arguments(problem: Problem, arena: Tensor) -> Callable[[Batch], tuple[Tensor, ...]]:
+    """What `Rank` takes for a batch."""
     device = problem.table.device
-    arena = problem.slab.to(device, compute_dtype(device))[None]
     base = torch.zeros(1, dtype=torch.int64, device=device)
     slots: dict[int, Tensor] = {}
 
@@ -90,7 +95,8 @@ def _arguments(problem: Problem) -> Callable[[Batch], tuple[Tensor, ...]]:
 
 def triton(problem: Problem) -> Engine:
     """Ours, called as an op."""
-    rank, arguments = Rank(problem.shape), _arguments(problem)
+    arena = _arena(problem)
+    rank, arguments = Rank(problem.shape, arena), _arguments(problem, arena)
     return lambda batch: rank(*arguments(batch))
 
 
@@ -99,7 +105,7 @@ def triton_compiled(problem: Problem, example: Batch) -> Engine:
 
     example: on the GPU, of more rows than one block has.
     """
-    arguments = _arguments(problem)
+    arguments = _arguments(problem, _arena(problem))
     dim = torch.export.Dim
     slots, rows = dim("slots", min=1), dim("rows", min=1, max=1 << 20)
     sizes = (slots, dim("blocks", min=1), dim("pool_rows", min=2), slots, rows, dim("n_ids", min=0), dim("bags", min=2))
@@ -107,7 +113,7 @@ def triton_compiled(problem: Problem, example: Batch) -> Engine:
     arena, block_slot, pool, base, *features = arguments(example)
     inputs = (arena.repeat(2, 1), block_slot, pool, base.repeat(2), *features)
     program = torch.export.export(
-        Rank(problem.shape), inputs, dynamic_shapes=tuple({0: size} for size in (*sizes, rows))
+        Rank(problem.shape, arena), inputs, dynamic_shapes=tuple({0: size} for size in (*sizes, rows))
     )  # fmt: skip
     package = _aot_inductor(program, {})
     return lambda batch: package(*arguments(batch))
