@@ -112,19 +112,39 @@ Status run_tile(const Tile<P>& t) {
   return Status::kOk;
 }
 
-// End of the run of row blocks of one slot that begins at `first`.
-int64_t end_of_slot(const Inputs& in, int64_t first, int64_t last) {
-  int32_t slot = in.block_slot[first / kRowBlock];
-  int64_t end = first;
-  while (end < last && in.block_slot[end / kRowBlock] == slot) end = (end / kRowBlock + 1) * kRowBlock;
-  return end < last ? end : last;
-}
+// Walks over the tiles of a call: runs of row blocks of one slot, each cut into tiles of nearly equal height.
+struct TileCursor {
+  const Inputs& in;
+  int64_t last, capacity;
+  int64_t run_first = 0, run_end = 0, tiles = 0, tile = 0;  // the run, and the tile in it
+  int32_t slot = 0;
+
+  // The tile at the start of the run that begins at `row`; none when that is `last`.
+  void start(int64_t row) {
+    run_first = run_end = row;
+    tile = tiles = 0;
+    if (row >= last) return;
+    slot = in.block_slot[row / kRowBlock];
+    while (run_end < last && in.block_slot[run_end / kRowBlock] == slot)
+      run_end = (run_end / kRowBlock + 1) * kRowBlock;
+    if (run_end > last) run_end = last;
+    tiles = (run_end - run_first + capacity - 1) / capacity;
+  }
+  void advance() {
+    if (++tile >= tiles) start(run_end);
+  }
+  bool done() const { return tiles == 0; }
+  int64_t edge(int64_t index) const { return run_first + (run_end - run_first) * index / tiles; }
+  int64_t first() const { return edge(tile); }
+  int64_t rows() const { return edge(tile + 1) - first(); }
+};
 
 template <class P>
 Status run_rows(const Program& program, const Inputs& in, int64_t first, int64_t last, int64_t capacity,
                 std::byte* memory) {
   Scratch<P> scratch(program, capacity);
   int64_t slots = program.gather == nullptr ? 0 : program.gather->slots;
+  auto base_of = [&](int32_t slot) { return in.pool_base == nullptr ? 0 : in.pool_base[slot]; };
   Prefetcher ahead{.in = in,
                    .row_bytes = slots == 0 ? 0 : pool_row_bytes(program.gather->table, program.gather->dim),
                    .pool_base = 0,
@@ -143,25 +163,27 @@ Status run_rows(const Program& program, const Inputs& in, int64_t first, int64_t
             .quantised = memory + scratch.quantised,
             .buffers = memory + scratch.buffers,
             .ahead = &ahead,
+            .stream = false,
             .half = sizeof(typename P::Act) == 2};
   clear_padding(t);
-  while (first < last) {
-    int64_t end = end_of_slot(in, first, last);
-    int32_t slot = in.block_slot[first / kRowBlock];
-    t.slot = in.arena + slot * in.slot_bytes;
-    t.pool_base = ahead.pool_base = in.pool_base == nullptr ? 0 : in.pool_base[slot];
-    int64_t tiles = (end - first + capacity - 1) / capacity;
-    ahead.next = first * slots;
-    for (int64_t i = 0; i < tiles; ++i) {
-      auto edge = [&](int64_t tile) { return first + (end - first) * tile / tiles; };  // tiles of nearly equal height
-      t.follows = i > 0;
-      t.first = edge(i);
-      t.rows = edge(i + 1) - t.first;
-      ahead.up_to(edge(i + 1) * slots);  // what is left of this tile: all of it where none was before
-      ahead.end = i + 1 < tiles ? edge(i + 2) * slots : ahead.next;
-      if (Status status = run_tile(t); status != Status::kOk) return status;
+  TileCursor cursor{.in = in, .last = last, .capacity = capacity};
+  for (cursor.start(first); !cursor.done();) {
+    t.slot = in.arena + cursor.slot * in.slot_bytes;
+    t.pool_base = base_of(cursor.slot);
+    t.first = cursor.first();
+    t.rows = cursor.rows();
+    t.follows = cursor.tile > 0;
+    // Weights that one tile of a call of many scenarios reads are in no cache yet.
+    t.stream = program.streams || (cursor.tiles == 1 && cursor.run_end - cursor.run_first < last - first);
+    if (ahead.next < t.first * slots) ahead.next = t.first * slots;
+    ahead.pool_base = t.pool_base;
+    ahead.up_to((t.first + t.rows) * slots);  // what is left of this tile: all of the first one
+    cursor.advance();
+    if (!cursor.done()) {
+      ahead.pool_base = base_of(cursor.slot);
+      ahead.end = (cursor.first() + cursor.rows()) * slots;
     }
-    first = end;
+    if (Status status = run_tile(t); status != Status::kOk) return status;
   }
   return Status::kOk;
 }

@@ -104,8 +104,10 @@ at::Tensor run(const CompiledProgram& program, Inputs in) {
   at::Tensor out = at::empty({in.rows, program.program().outputs}, at::TensorOptions().dtype(at::kFloat));
   in.out = out.mutable_data_ptr<float>();
   const Kernels& kernels = *chosen().load(std::memory_order_relaxed);
-  // A part below eight rows would cost what eight cost.
-  int64_t threads = std::min<int64_t>(at::get_num_threads(), in.rows / 8);
+  // A part below eight rows would cost what eight cost, and a thread takes some 50 µs to wake.
+  constexpr int64_t kWorthSharing = 40'000'000;
+  bool worth = in.rows * program.program().row_flops >= kWorthSharing;
+  int64_t threads = worth ? std::min<int64_t>(at::get_num_threads(), in.rows / 8) : 1;
   try {
     if (threads <= 1) {
       execute(program, kernels, in, 0, in.rows);

@@ -308,6 +308,7 @@ class Builder {
     m.weight = place(groups * m.group_bytes);
     m.bias = place(groups * m.n16 * 4);
     program().max_k = std::max(program().max_k, m.k);
+    program().row_flops += 2 * groups * n * k;
     program().panels += groups * ((m.n16 + kPanel - 1) / kPanel);
     out_.matrices.push_back(m);
     return m;

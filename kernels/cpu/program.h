@@ -123,6 +123,7 @@ struct Program {
   int64_t float_bytes;    // of all buffers, a row, with float activations
   int64_t half_bytes;     // and with 16-bit ones
   int64_t max_k;          // widest input of a matrix
+  int64_t row_flops;      // of all matrices
   int64_t panels;         // of all matrices
   bool streams;  // the packed weights exceed second-level caches by far, and come from further away in every tile
 };

@@ -65,7 +65,8 @@ struct Tile {
   std::byte* quantised;   // int8: activations of one matrix, with their scales
   std::byte* buffers;
   Prefetcher* ahead;
-  bool half;  // activations of the program's precision have 16 bits (this tile may be an fp32 view of it)
+  bool stream;  // weights come from beyond the second-level cache: fetch them ahead
+  bool half;    // activations of the program's precision have 16 bits (this tile may be an fp32 view of it)
 
   std::byte* memory(int64_t buffer) const {
     const Buffer& b = program.buffers[buffer];
@@ -81,8 +82,8 @@ struct Tile {
 // The same tile for a step that is computed in another precision; it may touch float buffers only.
 template <class To, class From>
 SMT_INLINE Tile<To> viewed_as(const Tile<From>& t) {
-  return {t.program,  t.in,   t.slot,      t.pool_base, t.first, t.rows, t.follows,
-          t.capacity, t.sums, t.quantised, t.buffers,   t.ahead, t.half};
+  return {t.program,  t.in,   t.slot,      t.pool_base, t.first, t.rows,   t.follows,
+          t.capacity, t.sums, t.quantised, t.buffers,   t.ahead, t.stream, t.half};
 }
 
 // Calls body(pointer to the buffer's elements), which are floats or activations.
@@ -157,7 +158,7 @@ SMT_INLINE void linear(const Tile<P>& t, const typename P::Operand& x, const Mat
   int64_t panel_bytes = m.group_bytes / (m.n16 / kLanes) * 2;
   for (int64_t n = 0; n < m.n16; n += kPanel, weights += panel_bytes) {
     int64_t vectors = m.n16 - n >= kPanel ? 2 : 1;
-    P::panel(x, t.rows, weights, m.k, vectors, t.sums, t.program.streams);
+    P::panel(x, t.rows, weights, m.k, vectors, t.sums, t.stream);
     if (vectors == 2) {
       finish_panel<2>(t, x, m, group, n, epilogue);
     } else {
