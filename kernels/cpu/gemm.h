@@ -31,7 +31,7 @@ SMT_INLINE void for_row_blocks(int64_t rows, Block&& block) {
 }
 
 // What a block asks for ahead of time while it multiplies: `lines` cache lines at each 16 steps of k. All row blocks
-// together fetch the panel that comes next, which the memory of a large model cannot deliver as fast as it is used.
+// together fetch one panel's worth of what comes next, which memory cannot deliver as fast as it is used.
 struct Stream {
   const std::byte* ahead;
   int64_t lines;
@@ -51,7 +51,10 @@ SMT_INLINE void for_blocks(int64_t rows, int64_t steps, int64_t vectors, const s
   constexpr int64_t kChunkLines = 512;
   int64_t most = rows <= kBlockRows ? steps : kChunkLines / vectors;
   int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
-  const std::byte* next = weights + (steps + 15) / 16 * 16 * vectors * 64;
+  // As far ahead as memory takes to answer; short panels are used up before that.
+  constexpr int64_t kAhead = 32 << 10;
+  int64_t panel_bytes = (steps + 15) / 16 * 16 * vectors * 64;
+  const std::byte* next = weights + (panel_bytes > kAhead ? panel_bytes : kAhead);
   for (int64_t step = 0; step < steps; step += most) {
     int64_t count = steps - step < most ? steps - step : most;
     int64_t lines = stream ? (16 * vectors + blocks - 1) / blocks : 0;
