@@ -8,6 +8,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +87,39 @@ def kernels(content: dict[str, Any]) -> list[str]:
     ]
 
 
-TABLES = {"demo": demo, "kernels": kernels, "transform": transform}
+def kernels_summary(content: dict[str, Any]) -> list[str]:
+    """Ours in bf16 and int8 on one thread against the best peer, of all and of those that compute in floats."""
+    rows = [row for row in content["results"] if "best_peer" in row and row["threads"] == 1]
+    int8 = {(row["shape"], row["rows"]): row for row in rows if row["backend"] == "fused int8"}
+    titles = ["shape", "rows", "bf16, ms", "of peak", "best float peer / bf16", "best peer", "best peer / bf16"]
+    titles += ["int8, ms", "best peer / int8"]
+    cells = []
+    for row in rows:
+        if row["backend"] == "fused bf16":
+            other = int8[row["shape"], row["rows"]]
+            cells.append(
+                [row["shape"], row["rows"], row["median_ms"], row["peak_fraction"], row["ratio_best_float_peer"],
+                 row["best_peer"], row["ratio_best_peer"], other["median_ms"], other["ratio_best_peer"]]
+            )  # fmt: skip
+    return _table(titles, cells)
+
+
+# Marker: result file and how it is shown.
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
+    "demo": ("demo", demo),
+    "kernels": ("kernels", kernels),
+    "kernels_summary": ("kernels", kernels_summary),
+    "transform": ("transform", transform),
+}
 
 
 def render(text: str) -> str:
     """The text with every marked table rebuilt from its result file."""
 
     def rebuild(match: re.Match[str]) -> str:
-        name = match[2]
+        name, show = TABLES[match[2]]
         content = json.loads((RESULTS / f"{name}.json").read_text())
-        body = "\n".join([*TABLES[name](content), "", _source(content, name), ""])
+        body = "\n".join([*show(content), "", _source(content, name), ""])
         return f"{match[1]}{body}{match[3]}"
 
     return MARKER.sub(rebuild, text)
