@@ -145,7 +145,7 @@ class Network:
         self.calls.append((name, arguments, keywords))
         return self
 
-    def mlp(self, units: Sequence[int], activation: str, norm: bool = False) -> Network:
+    def mlp(self, units: Sequence[int], activation: str, norm: bool = False, *, exact: bool = False) -> Network:
         layers = []
         for n in units:
             weight, bias = self._weight(n, self.width), self._weight(n, scale=0.5)
@@ -154,6 +154,7 @@ class Network:
             self.width = n
 
         def forward(slab: Tensor, x: Tensor, _: Tensor, rounding: Exact) -> Tensor:
+            rounding = EXACT if exact else rounding
             return mlp(
                 rounding.activation(x),
                 [rounding.weight(w.of(slab)) for w, _, _, _ in layers],
@@ -166,7 +167,7 @@ class Network:
             cpu.Linear(n, w.first, b.first, g and g.first, s and s.first)
             for n, (w, b, g, s) in zip(units, layers, strict=True)
         ]
-        return self._add(forward, "mlp", described, activation)
+        return self._add(forward, "mlp", described, activation, exact=exact)
 
     def gather(self, slots: int, dim: int, pooling: str = "sum", table: str = "fp32") -> Network:
         self.table = (slots, dim, pooling, table)

@@ -32,12 +32,13 @@ def networks(draw: st.DrawFn) -> Network:
         return draw(st.lists(st.integers(1, 70), min_size=1, max_size=2))
 
     net = Network(draw(st.integers(1, 40)))
+    exact = draw(st.booleans())
     interaction = draw(st.sampled_from(["none", "low rank", "full", "dot"]))
     dim = draw(st.integers(1, 20))
     if interaction == "dot":
-        net.mlp([*units(), dim], draw(activations))
+        net.mlp([*units(), dim], draw(activations), exact=exact)
     elif draw(st.booleans()):
-        net.mlp(units(), draw(activations), draw(st.booleans()))
+        net.mlp(units(), draw(activations), draw(st.booleans()), exact=exact)
     pooling, table = draw(st.sampled_from(["sum", "mean"])), draw(st.sampled_from(["fp32", "fp16", "int8"]))
     net.gather(draw(st.integers(1, 6)), dim, pooling, table)
     if interaction == "low rank":
