@@ -38,18 +38,18 @@ def _load() -> None:
     found = importlib.util.find_spec("smt.kernels.cpu._ops")
     if found is None or found.origin is None:
         raise ImportError("smt.kernels.cpu: the compiled ops (_ops.so) are missing; install smt-stack with pip")
-    torch.ops.load_library(found.origin)
+    torch.ops.load_library(found.origin)  # type: ignore[no-untyped-call]
 
 
 _load()
 
 
-@torch.library.register_fake("smt::tile_program")
+@torch.library.register_fake("smt::tile_program")  # type: ignore[untyped-decorator]
 def _tile_program(arena: Tensor, block_slot: Tensor, x: Tensor, program: Sequence[int]) -> Tensor:
     return x.new_empty((x.shape[0], torch.ops.smt.outputs(program)))
 
 
-@torch.library.register_fake("smt::rank")
+@torch.library.register_fake("smt::rank")  # type: ignore[untyped-decorator]
 def _rank(
     arena: Tensor,
     block_slot: Tensor,
