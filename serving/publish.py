@@ -62,10 +62,11 @@ class Gate:
             elif change is None and (trained.ne is None) != (served.ne is None):
                 found.append(f"task {task!r}: NE {trained.ne} in training, {served.ne} in serving")
             elif change is not None and not change <= MAX_NE_CHANGE[self.precision]:
+                fix = "" if self.precision == "fp32" else "; `smt compile --precision fp32` keeps rounding out of it"
                 found.append(
                     f"task {task!r}: NE {trained.ne:.6f} in training, {served.ne:.6f} in serving: "
                     f"relative change {change:.2e}; at most {MAX_NE_CHANGE[self.precision]:g} is published "
-                    f"from {self.precision}"
+                    f"from {self.precision}{fix}"
                 )
         return found
 

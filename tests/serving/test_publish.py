@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from smt.kernels.cpu import Precision
 from smt.kernels.transform import FeatureTransform, columns_from_arrow
 from smt.serving.binary import BinaryRunner
-from smt.serving.compile import BinaryInfo
+from smt.serving.compile import BinaryInfo, compile_template
 from smt.serving.manifest import WEIGHTS_FILE
 from smt.serving.publish import MAX_NE_CHANGE, PublishError, compare, publish_run
 from smt.serving.registry import Registry, RegistryError
@@ -55,9 +56,10 @@ def test_a_good_run_is_published(registry_folder: Path, shop: Shop) -> None:
     manifest = published.manifest
     assert registry.verify("shop") == manifest
     assert manifest.task_names() == ["bought", "returned"]
-    assert set(manifest.metrics) == {"train_side", "serving", "ne_change"}
+    assert set(manifest.metrics) == {"train_side", "serving", "ne_change", "precision"}
+    assert manifest.metrics["precision"] == "bf16"
     for task, change in manifest.metrics["ne_change"].items():
-        assert change <= MAX_NE_CHANGE
+        assert change <= MAX_NE_CHANGE["bf16"]
         trained, served = manifest.metrics["train_side"][task], manifest.metrics["serving"][task]
         assert trained["rows"] == served["rows"] <= sum(seen)
         assert abs(trained["ne"] - served["ne"]) == pytest.approx(change * trained["ne"])
@@ -112,26 +114,48 @@ def test_a_change_of_quality_is_refused_with_the_figures(registry_folder: Path, 
     assert Registry(registry_folder).scenarios() == []
 
 
-def test_the_gate_is_as_narrow_as_it_says(shop: Shop, registry_folder: Path) -> None:
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-4), ("bf16", 1e-4), ("int8", 5e-4)])
+def test_the_gate_is_as_narrow_as_it_says(precision: Precision, bound: float) -> None:
     labels = np.array([0.0, 1.0, 0.0, 1.0, np.nan])
     trained = {"t": task_metrics(labels, np.array([0.2, 0.7, 0.3, 0.6, 0.5]))}
     assert trained["t"].ne is not None
 
     def changed(by: float) -> list[str]:
         assert trained["t"].ne is not None
-        return compare(trained, {"t": replace(trained["t"], ne=trained["t"].ne * (1 + by))}).problems()
+        return compare(trained, {"t": replace(trained["t"], ne=trained["t"].ne * (1 + by))}, precision).problems()
 
-    assert changed(0.0) == changed(0.9e-4) == changed(-0.9e-4) == []
-    assert "relative change 1.10e-04; at most 0.0001" in changed(1.1e-4)[0]
-    assert changed(-1.1e-4)
+    assert changed(0.0) == changed(0.9 * bound) == changed(-0.9 * bound) == []
+    [refused] = changed(1.1 * bound)
+    assert f"relative change {1.1 * bound:.2e}; at most {bound:g} is published from {precision}" in refused
+    assert changed(-1.1 * bound)
     assert changed(float("nan"))
     assert (
         "training saw 4 labelled rows, 2 positive; here are 5"
-        in compare(trained, {"t": replace(trained["t"], rows=5)}).problems()[0]
+        in compare(trained, {"t": replace(trained["t"], rows=5)}, precision).problems()[0]
     )
     undefined = {"t": replace(trained["t"], ne=None)}
-    assert compare(undefined, undefined).problems() == []
-    assert compare(trained, undefined).problems()
+    assert compare(undefined, undefined, precision).problems() == []
+    assert compare(trained, undefined, precision).problems()
+
+
+def test_the_gate_of_an_int8_binary_is_five_times_as_wide(template: Template, run: Path, tmp_path: Path) -> None:
+    """The bound follows the binary that scores: the same run, with training's NE moved by more and more."""
+    registry = Registry(tmp_path / "registry")
+    compile_template(template, registry, precision="int8")
+    published = publish_run(run, registry)
+    assert published.manifest.metrics["precision"] == "int8"
+    assert max(change or 0 for change in published.gate.ne_change.values()) > 0  # int8 does round
+    served = {task: metrics.to_json() for task, metrics in published.gate.served.items()}
+
+    def publish_with(change: float) -> None:
+        edit_result(
+            run, metrics={task: {**figures, "ne": figures["ne"] / (1 + change)} for task, figures in served.items()}
+        )
+        publish_run(run, registry)
+
+    publish_with(4.9e-4)
+    with pytest.raises(PublishError, match=r"relative change 5\.10e-04; at most 0\.0005 is published from int8"):
+        publish_with(5.1e-4)
 
 
 def test_validation_rows_that_changed_are_noticed(registry_folder: Path, shop: Shop, tmp_path: Path) -> None:
