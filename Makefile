@@ -43,9 +43,10 @@ asan tsan: build/.installed  ## C++ tests and the server's own tests under Addre
 	cmake --build build/$@ -j $(JOBS)
 	TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1" ASAN_OPTIONS="detect_leaks=1" \
 	    ctest --test-dir build/$@ --output-on-failure --timeout 600
-	# gRPC and torch are not instrumented: races inside them, and leaks of theirs, cannot be told from true ones.
+	# gRPC and torch are not instrumented: races inside them, and leaks of theirs, cannot be told from true ones. Where
+	# they order code of ours, ThreadSanitizer is told so.
 	SMT_SERVER=$(CURDIR)/build/$@/serving/server/smt-server ASAN_OPTIONS="detect_leaks=0" \
-	    TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" \
+	    TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1 suppressions=$(CURDIR)/tests/serving/server/tsan.supp" \
 	    $(BIN)/python -m pytest tests/serving/test_server_*.py
 
 format:  ## Rewrite Python and C++ sources in the project's format

@@ -289,6 +289,7 @@ def test_hot_swap_under_load(registry_folder: Path, runner: BinaryRunner, templa
         loads = [pool.submit(load, number) for number in range(4)]
         try:
             with Client(server.target, timeout=60) as client:
+                wait_for_more(answers, 20)
                 for step in range(1, 13):
                     seed = seeds[step % 3]
                     version = FEED.publish(registry, template, seed=seed).version
