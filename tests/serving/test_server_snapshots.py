@@ -335,8 +335,11 @@ def test_another_set_of_inputs_and_tasks_after_a_swap(
 # The end
 
 
-def test_drain_answers_what_is_waiting(registry_folder: Path, template: Template, tmp_path: Path) -> None:
+def test_drain_answers_what_is_waiting(
+    registry_folder: Path, template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SIGTERM with a long queue: all that has arrived is answered, later requests are turned away."""
+    monkeypatch.setenv("SMT_KERNELS", "portable")  # slower than the client, so that there is a queue
     FEED.publish(Registry(registry_folder), template, seed=1)
     rows = FEED.rows(4096)
 
