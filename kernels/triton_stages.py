@@ -241,17 +241,6 @@ class Blocks:
         return y.flatten(0, 1)[: self.rows]
 
 
-def by_slot(
-    function: Callable[[Tensor, Tensor], Tensor], x: Tensor, arena: Tensor, block_slot: Tensor, row_block: int
-) -> Tensor:
-    """function(rows, slab) of each row block with its slot's weights, ([row_block, K], [elements]) -> [row_block, N].
-
-    By torch.vmap, which export and FakeTensorMode cannot see through; `Blocks` can be exported.
-    """
-    blocks = Blocks(x, arena, block_slot, row_block)
-    return blocks.joined(torch.vmap(function)(blocks.x, blocks.slabs))
-
-
 def gradients_of(
     function: Callable[[Tensor, Tensor], Tensor], x: Tensor, arena: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor]:

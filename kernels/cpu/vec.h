@@ -87,13 +87,6 @@ SMT_INLINE void store(bf16* p, v16f a, v16f b) {
 #endif
 }
 
-SMT_INLINE float load_one(const float* p) { return *p; }
-SMT_INLINE float load_one(const bf16* p) {
-  uint32_t bits = uint32_t{p->bits} << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
 SMT_INLINE void store_one(float* p, float value) { *p = value; }
 SMT_INLINE void store_one(bf16* p, float value) {
   uint32_t bits;
