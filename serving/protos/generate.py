@@ -3,6 +3,9 @@
 Run by the build as ``python -m smt.serving.protos.generate PROTO_DIR OUT_DIR`` (or as a plain script). protoc writes
 ``from smt.v1 import prediction_pb2``, and a path that mirrors the proto's; the stubs live flat in
 ``smt.serving.protos`` instead, so that the package ``smt`` has no folder the build owns. Hence the rewrite.
+The Open Inference Protocol's messages also get a descriptor pool of their own: every client library of that protocol
+brings messages of the same full names, which the default pool of a process takes only once.
+
 grpc_tools is imported only when generating: a built installation does not need it.
 """
 
@@ -13,11 +16,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-PROTOS = ("smt/v1/prediction.proto",)
+PROTOS = ("smt/v1/prediction.proto", "inference/grpc_service.proto")
 
 # The generators' output does not pass a strict type check; what imports it is checked against it all the same.
 _HEADER = "# mypy: ignore-errors\n"
-_IMPORT = re.compile(r"^from smt\.v1 import (\w+_pb2)", re.MULTILINE)
+_IMPORT = re.compile(r"^from (?:smt\.v1|inference) import (\w+_pb2)", re.MULTILINE)
+_POOL = "_descriptor_pool.Default()"
+_OWN_POOL = "_descriptor_pool.DescriptorPool()"
 
 
 def generate(proto_dir: Path, out_dir: Path) -> list[Path]:
@@ -42,6 +47,10 @@ def generate(proto_dir: Path, out_dir: Path) -> list[Path]:
             raise RuntimeError(f"protoc ended with status {status} for {', '.join(PROTOS)}")
         for source in sorted(Path(scratch).rglob("*.py*")):
             text = _HEADER + _IMPORT.sub(r"from smt.serving.protos import \1", source.read_text())
+            if source.parent.name == "inference" and source.name.endswith("_pb2.py"):
+                if text.count(_POOL) != 1:
+                    raise RuntimeError(f"{source.name}: expected {_POOL!r} once in what protoc wrote")
+                text = text.replace(_POOL, _OWN_POOL)
             target = out_dir / source.name
             if not target.is_file() or target.read_text() != text:
                 target.write_text(text)
