@@ -15,7 +15,9 @@ MissingScenario describe_missing(const ServerState& state, std::string_view scen
   }
   if (auto status = state.store.status(scenario)) {
     std::string why;
-    if (status->state != ScenarioState::kUnavailable) {
+    if (status->state == ScenarioState::kUnloaded) {
+      why = "it was unloaded by an operator";
+    } else if (status->state != ScenarioState::kUnavailable) {
       why = "its first version is being loaded; retry";
     } else if (status->refused_version.empty()) {
       why = status->refused_reason;

@@ -42,6 +42,11 @@ std::vector<std::string> Registry::scenarios(std::vector<std::string>& ignored) 
   return names;
 }
 
+bool Registry::has(const std::string& scenario) const {
+  std::error_code ignored;
+  return fs::is_directory(root_ / "scenarios" / scenario, ignored);
+}
+
 std::optional<std::string> Registry::current(const std::string& scenario) const {
   fs::path path = root_ / "scenarios" / scenario / "current";
   std::string text;

@@ -22,6 +22,9 @@ class Registry {
   // Throws Refused(kIo).
   std::vector<std::string> scenarios(std::vector<std::string>& ignored) const;
 
+  // Whether there is a folder of a scenario's, published or not. `scenario` is a valid name. Never throws.
+  bool has(const std::string& scenario) const;
+
   // The version that `current` names; nullopt when there is no such file.
   // Throws Refused: kPointer when it holds something else than a version, kIo.
   std::optional<std::string> current(const std::string& scenario) const;

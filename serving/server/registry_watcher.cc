@@ -34,22 +34,21 @@ void RegistryWatcher::start(std::chrono::milliseconds interval, std::function<vo
 }
 
 void RegistryWatcher::stop() {
-  if (!thread_.joinable()) return;
-  thread_.request_stop();
-  thread_.join();
+  request_stop();
+  if (thread_.joinable()) thread_.join();
 }
 
 void RegistryWatcher::run(std::stop_token stop, std::chrono::milliseconds interval) {
   while (!stop.stop_requested()) {
     scan(stop);
-    std::unique_lock lock(mutex_);
-    wake_.wait_for(lock, stop, interval, [] { return false; });  // returns at once when stop is requested
+    commands_.wait(stop, interval);
   }
 }
 
 void RegistryWatcher::scan(std::stop_token stop) {
   std::vector<std::string> ignored;
   std::vector<std::string> names;
+  run_commands(stop);
   try {
     names = registry_.scenarios(ignored);
     listing_error_.clear();
@@ -68,6 +67,7 @@ void RegistryWatcher::scan(std::stop_token stop) {
   std::set<std::string> all(names.begin(), names.end());
   for (const auto& [name, scenario] : scenarios_) all.insert(name);
   for (const std::string& name : all) {
+    run_commands(stop);
     if (stop.stop_requested()) return;
     visit(name, stop);
   }
@@ -76,27 +76,24 @@ void RegistryWatcher::scan(std::stop_token stop) {
 
 void RegistryWatcher::visit(const std::string& name, std::stop_token stop) {
   std::optional<std::string> version;
-  auto known = scenarios_.find(name);
+  auto at = scenarios_.find(name);
+  if (at != scenarios_.end() && (at->second.pinned || at->second.unloaded)) return;
   try {
     version = registry_.current(name);
   } catch (const Refused& error) {
-    if (known != scenarios_.end() && known->second.refusal && known->second.refusal->version.empty() &&
-        known->second.refusal->message == error.what()) {
+    if (at != scenarios_.end() && at->second.refusal && at->second.refusal->version.empty() &&
+        at->second.refusal->message == error.what()) {
       return;
     }
-    if (known == scenarios_.end()) observer_.found(name);
+    known(name);
     refuse(name, {.version = "", .message = error.what(), .reason = error.reason(), .files = {}, .when = Clock::now()});
     return;
   }
   if (!version) {
-    if (known != scenarios_.end()) pointer_missing(name, known->second);  // otherwise not published yet
+    if (at != scenarios_.end()) pointer_missing(name, at->second);  // otherwise not published yet
     return;
   }
-  if (known == scenarios_.end()) {
-    known = scenarios_.try_emplace(name).first;
-    observer_.found(name);
-  }
-  Scenario& scenario = known->second;
+  Scenario& scenario = known(name);
   if (*version == scenario.serving) {
     if (scenario.refusal) {
       scenario.refusal.reset();
@@ -106,7 +103,13 @@ void RegistryWatcher::visit(const std::string& name, std::stop_token stop) {
     return;
   }
   if (scenario.refusal && still_refused(*scenario.refusal, *version)) return;
-  try_load(name, *version, std::move(stop));
+  try_load(name, *version, std::move(stop), true);
+}
+
+RegistryWatcher::Scenario& RegistryWatcher::known(const std::string& name) {
+  auto [at, added] = scenarios_.try_emplace(name);
+  if (added) observer_.found(name);
+  return at->second;
 }
 
 void RegistryWatcher::pointer_missing(const std::string& name, Scenario& scenario) {
@@ -125,15 +128,24 @@ bool RegistryWatcher::still_refused(const Refusal& refusal, const std::string& v
   return !refusal.files.changed();
 }
 
-void RegistryWatcher::try_load(const std::string& name, const std::string& version, std::stop_token stop) {
-  store_.loading(name);
+RegistryWatcher::Loaded RegistryWatcher::try_load(const std::string& name, const std::string& version,
+                                                  std::stop_token stop, bool remember, std::string* refusal) {
+  store_.loading(name, true);
   TouchedFiles touched;
   Clock::time_point start = Clock::now();
   try {
     auto snapshot = load_(name, version, touched, stop);
+    if (stop.stop_requested()) {
+      store_.loading(name, false);
+      return Loaded::kStopped;
+    }
     Scenario& scenario = scenarios_[name];
     std::string previous = std::exchange(scenario.serving, version);
+    if (scenario.last != version) scenario.previous = std::exchange(scenario.last, version);
+    scenario.rolled_back = false;
+    scenario.unloaded = false;
     scenario.refusal.reset();
+    show(name, scenario);
     auto replaced = store_.publish(snapshot);
     observer_.loaded(*snapshot);
     log::info("snapshot_loaded", {{"scenario", name},
@@ -141,17 +153,25 @@ void RegistryWatcher::try_load(const std::string& name, const std::string& versi
                                   {"previous", previous},
                                   {"weight_bytes", snapshot->weight_bytes()},
                                   {"seconds", seconds_since(start)}});
+    return Loaded::kYes;
   } catch (const Refused& error) {
-    if (stop.stop_requested()) return;  // not the snapshot's fault
-    refuse(name, {.version = version,
-                  .message = error.what(),
-                  .reason = error.reason(),
-                  .files = std::move(touched),
-                  .when = Clock::now()});
+    if (stop.stop_requested()) {  // not the snapshot's fault
+      store_.loading(name, false);
+      return Loaded::kStopped;
+    }
+    if (refusal) *refusal = error.what();
+    refuse(name,
+           {.version = version,
+            .message = error.what(),
+            .reason = error.reason(),
+            .files = std::move(touched),
+            .when = Clock::now()},
+           remember);
+    return Loaded::kRefused;
   }
 }
 
-void RegistryWatcher::refuse(const std::string& name, Refusal refusal) {
+void RegistryWatcher::refuse(const std::string& name, Refusal refusal, bool remember) {
   Scenario& scenario = scenarios_[name];
   store_.refuse(name, refusal.version, refusal.message);
   observer_.refused(name, refusal.reason, !scenario.serving.empty());
@@ -160,7 +180,7 @@ void RegistryWatcher::refuse(const std::string& name, Refusal refusal) {
                                   {"cause", reason_name(refusal.reason)},
                                   {"reason", refusal.message},
                                   {"serving", scenario.serving}});
-  scenario.refusal = std::make_unique<Refusal>(std::move(refusal));
+  if (remember) scenario.refusal = std::make_unique<Refusal>(std::move(refusal));
 }
 
 }  // namespace smt::server

@@ -14,14 +14,16 @@ std::shared_ptr<const LoadedSnapshot> ScenarioStore::find(std::string_view scena
 
 ScenarioStatus ScenarioStore::describe(const std::string& scenario, const Entry& entry) {
   ScenarioStatus status{.scenario = scenario,
-                        .state = entry.snapshot  ? ScenarioState::kServing
-                                 : entry.loading ? ScenarioState::kLoading
-                                                 : ScenarioState::kUnavailable,
+                        .state = entry.snapshot           ? ScenarioState::kServing
+                                 : entry.control.unloaded ? ScenarioState::kUnloaded
+                                 : entry.loading          ? ScenarioState::kLoading
+                                                          : ScenarioState::kUnavailable,
                         .version = {},
                         .refused_version = entry.refused_version,
                         .refused_reason = entry.refused_reason,
                         .abi_hash = {},
-                        .loads = entry.loads};
+                        .loads = entry.loads,
+                        .control = entry.control};
   if (entry.snapshot) {
     status.version = entry.snapshot->version;
     status.abi_hash = entry.snapshot->abi_hash;
@@ -53,9 +55,19 @@ std::vector<std::string> ScenarioStore::names() const {
   return out;
 }
 
-void ScenarioStore::loading(const std::string& scenario) {
+void ScenarioStore::loading(const std::string& scenario, bool loading) {
   std::lock_guard lock(mutex_);
-  entries_[scenario].loading = true;
+  entries_[scenario].loading = loading;
+}
+
+void ScenarioStore::set_control(const std::string& scenario, ScenarioControl control) {
+  std::lock_guard lock(mutex_);
+  entries_[scenario].control = std::move(control);
+}
+
+std::shared_ptr<const LoadedSnapshot> ScenarioStore::withdraw(const std::string& scenario) {
+  std::lock_guard lock(mutex_);
+  return std::exchange(entries_[scenario].snapshot, nullptr);
 }
 
 std::shared_ptr<const LoadedSnapshot> ScenarioStore::publish(std::shared_ptr<const LoadedSnapshot> snapshot) {

@@ -16,8 +16,15 @@
 namespace smt::server {
 
 // kLoading -> kServing | kUnavailable; kUnavailable -> kLoading; kServing stays: a refused or vanished version never
-// takes away what is being served.
-enum class ScenarioState { kLoading, kServing, kUnavailable };
+// takes away what is being served. Any -> kUnloaded -> kServing | kUnavailable by command alone.
+enum class ScenarioState { kLoading, kServing, kUnavailable, kUnloaded };
+
+// What commands made of a scenario.
+struct ScenarioControl {
+  bool pinned = false;           // what is served stays, whatever the registry names
+  bool unloaded = false;         // nothing is served, whatever the registry names
+  std::string rollback_version;  // what a rollback would go back to; empty: nothing
+};
 
 struct ScenarioStatus {
   std::string scenario;
@@ -28,6 +35,7 @@ struct ScenarioStatus {
   std::string abi_hash;
   int64_t weight_bytes = 0;
   int64_t loads = 0;
+  ScenarioControl control;
 };
 
 // Thread-safe. Readers (serving threads) hold the lock for a map look-up and a reference count; writers (the watcher
@@ -43,8 +51,8 @@ class ScenarioStore {
   std::vector<ScenarioStatus> list() const;  // sorted by name
   std::vector<std::string> names() const;    // sorted
 
-  // The registry names the scenario and a version of it is about to be loaded.
-  void loading(const std::string& scenario);
+  // The registry names the scenario, and a version of it is about to be loaded, or loading it was given up.
+  void loading(const std::string& scenario, bool loading);
   // Flips the scenario to `snapshot`, from this moment on for every new request. Returns the one it replaces (null at
   // first), so that the caller decides where the last reference is dropped.
   std::shared_ptr<const LoadedSnapshot> publish(std::shared_ptr<const LoadedSnapshot> snapshot);
@@ -53,6 +61,10 @@ class ScenarioStore {
   void refuse(const std::string& scenario, const std::string& version, const std::string& reason);
   // The pointer names the version being served again.
   void clear_refusal(const std::string& scenario);
+  // For status() alone; find() does not look at it.
+  void set_control(const std::string& scenario, ScenarioControl control);
+  // Takes the scenario's snapshot out of service and returns it (null: there was none), as publish() does.
+  std::shared_ptr<const LoadedSnapshot> withdraw(const std::string& scenario);
   // Forgets everything; for the end of the process.
   void clear();
 
@@ -63,6 +75,7 @@ class ScenarioStore {
     std::string refused_version;
     std::string refused_reason;
     int64_t loads = 0;
+    ScenarioControl control;
   };
   static ScenarioStatus describe(const std::string& scenario, const Entry& entry);
 

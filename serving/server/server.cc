@@ -157,6 +157,10 @@ void Server::loaded(const LoadedSnapshot& snapshot) {
   metrics.weight_bytes->Set(static_cast<double>(snapshot.weight_bytes()));
   metrics.created->Set(snapshot.created);
   set_health(snapshot.scenario, true);
+  count_scenarios();
+}
+
+void Server::count_scenarios() {
   double serving = 0;
   for (const ScenarioStatus& status : store_.list()) serving += status.version.empty() ? 0 : 1;
   metrics_.scenarios().Set(serving);
@@ -165,6 +169,12 @@ void Server::loaded(const LoadedSnapshot& snapshot) {
 void Server::refused(const std::string& scenario, Reason reason, bool serving) {
   metrics_.add(scenario).refused[static_cast<size_t>(reason)]->Increment();
   set_health(scenario, serving);
+}
+
+void Server::unloaded(const std::string& scenario) {
+  metrics_.add(scenario).weight_bytes->Set(0);
+  set_health(scenario, false);
+  count_scenarios();
 }
 
 void Server::scanned() {

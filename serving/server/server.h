@@ -51,9 +51,11 @@ class Server : private WatchObserver {
   void found(const std::string& scenario) override;
   void loaded(const LoadedSnapshot& snapshot) override;
   void refused(const std::string& scenario, Reason reason, bool serving) override;
+  void unloaded(const std::string& scenario) override;
   void scanned() override;
 
   void set_health(const std::string& service, bool serving);
+  void count_scenarios();
 
   const Options options_;
   Metrics metrics_;

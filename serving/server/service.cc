@@ -20,6 +20,8 @@ std::string state_name(ScenarioState state) {
       return "SERVING";
     case ScenarioState::kUnavailable:
       return "UNAVAILABLE";
+    case ScenarioState::kUnloaded:
+      return "UNLOADED";
   }
   return "UNAVAILABLE";
 }

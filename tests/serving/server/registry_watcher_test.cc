@@ -1,103 +1,12 @@
-#include "registry_watcher.h"
-
-#include <gtest/gtest.h>
-
-#include <latch>
+#include <nlohmann/json.hpp>
 #include <random>
 
-#include "fake_snapshot.h"
-#include "registry_builder.h"
+#include "watched_registry.h"
 
 namespace smt::server {
 namespace {
 
-// Notes what the watcher reports; thread-safe, so that tests can wait for the watcher's thread.
-class Observer final : public WatchObserver {
- public:
-  void found(const std::string& scenario) override { add("found " + scenario); }
-  void loaded(const LoadedSnapshot& snapshot) override { add("loaded " + snapshot.scenario + " " + snapshot.version); }
-  void refused(const std::string& scenario, Reason reason, bool serving) override {
-    add("refused " + scenario + " " + std::string(reason_name(reason)) + (serving ? " serving" : ""));
-  }
-  void scanned() override {
-    std::lock_guard lock(mutex_);
-    ++scans_;
-    changed_.notify_all();
-  }
-
-  std::vector<std::string> take() {
-    std::lock_guard lock(mutex_);
-    return std::exchange(events_, {});
-  }
-  bool wait_for(const std::string& event) {
-    std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(30),
-                             [&] { return std::find(events_.begin(), events_.end(), event) != events_.end(); });
-  }
-  void wait_for_scans(int more) {
-    std::unique_lock lock(mutex_);
-    int until = scans_ + more;
-    changed_.wait_for(lock, std::chrono::seconds(30), [&] { return scans_ >= until; });
-  }
-
- private:
-  void add(std::string event) {
-    std::lock_guard lock(mutex_);
-    events_.push_back(std::move(event));
-    changed_.notify_all();
-  }
-  std::mutex mutex_;  // guards all below
-  std::condition_variable changed_;
-  std::vector<std::string> events_;
-  int scans_ = 0;
-};
-
-using Events = std::vector<std::string>;
-
-// The loader of these tests: a version is good if its manifest.json says "good"; otherwise the text is the reason.
-class RegistryWatcherTest : public ::testing::Test {
- protected:
-  RegistryWatcherTest()
-      : watcher_(
-            Registry(registry_.root()),
-            [this](const std::string& scenario, const std::string& version, TouchedFiles& touched,
-                   std::stop_token stop) { return load(scenario, version, touched, stop); },
-            store_, observer_) {}
-
-  std::shared_ptr<const LoadedSnapshot> load(const std::string& scenario, const std::string& version,
-                                             TouchedFiles& touched, const std::stop_token& stop) {
-    ++loads_;
-    std::filesystem::path path = registry_.version_dir(scenario, version) / "manifest.json";
-    touched.add(path);
-    std::string text = read_text(path, "manifest.json", 1000);
-    if (text == "hang") {
-      hanging_.count_down();
-      while (!stop.stop_requested()) std::this_thread::yield();
-      throw Refused(Reason::kIo, "stopped");
-    }
-    if (text == "io") throw Refused(Reason::kIo, "the disk is unwell");
-    if (text != "good") throw Refused(Reason::kWeights, text);
-    return fake_snapshot(scenario, version);
-  }
-  void version(const std::string& scenario, const std::string& name, const std::string& text = "good") {
-    write_file(registry_.version_dir(scenario, name) / "manifest.json", text);
-  }
-  std::string serving(const std::string& scenario) {
-    auto snapshot = store_.find(scenario);
-    return snapshot ? snapshot->version : "";
-  }
-  Events scan() {
-    watcher_.scan();
-    return observer_.take();
-  }
-
-  RegistryBuilder registry_;
-  ScenarioStore store_;
-  Observer observer_;
-  std::latch hanging_{1};
-  std::atomic<int> loads_{0};
-  RegistryWatcher watcher_;
-};
+using RegistryWatcherTest = WatchedRegistry;
 
 TEST_F(RegistryWatcherTest, AnEmptyRegistryIsFine) {
   EXPECT_EQ(scan(), Events{});

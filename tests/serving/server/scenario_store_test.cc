@@ -15,7 +15,7 @@ TEST(ScenarioStore, FollowsTheStatesOfAScenario) {
   EXPECT_FALSE(store.status("a"));
   EXPECT_EQ(store.find("a"), nullptr);
 
-  store.loading("a");
+  store.loading("a", true);
   EXPECT_EQ(store.status("a")->state, ScenarioState::kLoading);
   store.refuse("a", "v1", "damaged");
   EXPECT_EQ(store.status("a")->state, ScenarioState::kUnavailable);
@@ -23,7 +23,7 @@ TEST(ScenarioStore, FollowsTheStatesOfAScenario) {
   EXPECT_EQ(store.status("a")->refused_reason, "damaged");
   EXPECT_EQ(store.find("a"), nullptr);
 
-  store.loading("a");
+  store.loading("a", true);
   EXPECT_EQ(store.status("a")->state, ScenarioState::kLoading);
   EXPECT_EQ(store.publish(fake_snapshot("a", "v2")), nullptr);
   ScenarioStatus status = *store.status("a");
@@ -34,7 +34,7 @@ TEST(ScenarioStore, FollowsTheStatesOfAScenario) {
   EXPECT_EQ(status.weight_bytes, kPacked + int64_t{4} * kTableRows * kDim);
   EXPECT_EQ(status.loads, 1);
 
-  store.loading("a");
+  store.loading("a", true);
   store.refuse("a", "v3", "damaged");
   status = *store.status("a");
   EXPECT_EQ(status.state, ScenarioState::kServing) << "a refused version takes nothing away";
@@ -55,7 +55,7 @@ TEST(ScenarioStore, ReasonsAreValidUtf8WhateverTheyAreMadeOf) {
 TEST(ScenarioStore, ListsByName) {
   ScenarioStore store;
   store.publish(fake_snapshot("b", "1"));
-  store.loading("c");
+  store.loading("c", true);
   store.publish(fake_snapshot("a", "1"));
   EXPECT_EQ(store.names(), (std::vector<std::string>{"a", "b", "c"}));
   ASSERT_EQ(store.list().size(), 3U);

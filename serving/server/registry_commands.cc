@@ -1,0 +1,54 @@
+#include "registry_commands.h"
+
+#include <utility>
+
+namespace smt::server {
+namespace {
+
+CommandOutcome draining() {
+  return {.code = CommandCode::kUnavailable, .message = "the server is draining; ask the one that takes its place"};
+}
+
+}  // namespace
+
+void RegistryCommands::submit(Command command) {
+  CommandOutcome refusal;
+  {
+    std::lock_guard lock(mutex_);
+    if (!closed_ && waiting_.size() < kMostWaiting) {
+      waiting_.push_back(std::move(command));
+      arrived_.notify_one();
+      return;
+    }
+    refusal = closed_ ? draining()
+                      : CommandOutcome{.code = CommandCode::kResourceExhausted,
+                                       .message = std::to_string(kMostWaiting) +
+                                                  " commands are waiting for the registry's thread; retry later"};
+  }
+  command.done(refusal);
+}
+
+std::optional<Command> RegistryCommands::take() {
+  std::lock_guard lock(mutex_);
+  if (waiting_.empty()) return std::nullopt;
+  Command command = std::move(waiting_.front());
+  waiting_.pop_front();
+  return command;
+}
+
+void RegistryCommands::wait(const std::stop_token& stop, std::chrono::milliseconds interval) {
+  std::unique_lock lock(mutex_);
+  arrived_.wait_for(lock, stop, interval, [this] { return !waiting_.empty(); });
+}
+
+void RegistryCommands::close() {
+  std::deque<Command> left;
+  {
+    std::lock_guard lock(mutex_);
+    closed_ = true;
+    left.swap(waiting_);
+  }
+  for (const Command& command : left) command.done(draining());
+}
+
+}  // namespace smt::server
