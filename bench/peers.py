@@ -117,28 +117,39 @@ class OnnxRuntimeEngine:
         return self._output
 
 
+def openvino_model(graph: Path, problem: Problem) -> Any:
+    """The ONNX graph as an openvino.Model of (dense [rows, D] float32, ids [rows, S] int32), rows dynamic.
+
+    The table is a constant: as an input it would be converted to bf16 in every call.
+    """
+    import openvino
+    from openvino import opset13, preprocess
+
+    core: Any = openvino.Core()
+    model: Any = core.read_model(str(graph))
+    parameter = model.input(INPUTS[0]).node
+    parameter.output(0).replace(opset13.constant(problem.table.numpy(), shared_memory=True).output(0))
+    model.remove_parameter(parameter)
+    steps: Any = preprocess.PrePostProcessor(model)
+    steps.input("ids").tensor().set_element_type(openvino.Type.i32)  # what it computes with
+    return steps.build()
+
+
 class OpenVinoEngine:
-    """The ONNX graph in OpenVINO, the table a constant: as an input it would be converted to bf16 in every call."""
+    """The graph in OpenVINO, see `openvino_model`."""
 
     def __init__(
         self, graph: Path, problem: Problem, rows: int | None, threads: int, precision: Literal["f32", "bf16"]
     ) -> None:
         """`rows` None: the number of rows stays dynamic. Raises RuntimeError if the CPU lacks the precision."""
         import openvino
-        from openvino import opset13, preprocess
 
         self._tensor: Any = openvino.Tensor
         core: Any = openvino.Core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in capabilities:
             raise RuntimeError(f"OpenVINO finds no bf16 instructions on this CPU (it has {', '.join(capabilities)})")
-        model: Any = core.read_model(str(graph))
-        parameter = model.input(INPUTS[0]).node
-        parameter.output(0).replace(opset13.constant(problem.table.numpy(), shared_memory=True).output(0))
-        model.remove_parameter(parameter)
-        steps: Any = preprocess.PrePostProcessor(model)
-        steps.input("ids").tensor().set_element_type(openvino.Type.i32)  # what it computes with
-        model = steps.build()
+        model = openvino_model(graph, problem)
         if rows is not None:
             slots = problem.shape.template.slots
             model.reshape({"dense": [rows, slots.dense], "ids": [rows, slots.categorical]})
