@@ -4,7 +4,9 @@
 #include <google/protobuf/wire_format_lite.h>
 
 #include <algorithm>
+#include <span>
 
+#include "inference/grpc_service.pb.h"
 #include "smt/v1/prediction.pb.h"
 
 namespace smt::server {
@@ -17,80 +19,121 @@ constexpr int64_t kMaxFeatures = 4096;
 constexpr int64_t kFieldsPerRow = 256;
 constexpr int64_t kFewestRows = 4096;  // a small --max-rows does not forbid a few rows with long lists
 
-// Which message the bytes are of: what its length-delimited fields hold follows from that.
-enum class Level { kRequest, kFeature, kValues };
+// A message whose fields are counted, and those of its fields that hold other messages.
+struct Shape {
+  struct Field {
+    int number;
+    const Shape* inside;
+    bool feature = false;  // counts as one
+  };
+  std::span<const Field> messages;
+};
+
+constexpr Shape kNumbers{};  // and strings, bytes
+constexpr Shape::Field kFeatureFields[]{{v1::Feature::kFloatsFieldNumber, &kNumbers},
+                                        {v1::Feature::kDoublesFieldNumber, &kNumbers},
+                                        {v1::Feature::kIntsFieldNumber, &kNumbers},
+                                        {v1::Feature::kStringsFieldNumber, &kNumbers}};
+constexpr Shape kFeature{kFeatureFields};
+constexpr Shape::Field kPredictFields[]{{v1::PredictRequest::kContextFieldNumber, &kFeature, true},
+                                        {v1::PredictRequest::kCandidatesFieldNumber, &kFeature, true}};
+constexpr Shape kPredict{kPredictFields};
+
+using Infer = inference::ModelInferRequest;
+constexpr Shape::Field kEntryFields[]{{2, &kNumbers}};  // the value of an entry of a map
+constexpr Shape kEntry{kEntryFields};
+constexpr Shape::Field kInputFields[]{{Infer::InferInputTensor::kParametersFieldNumber, &kEntry},
+                                      {Infer::InferInputTensor::kContentsFieldNumber, &kNumbers}};
+constexpr Shape kInput{kInputFields};
+constexpr Shape::Field kOutputFields[]{{Infer::InferRequestedOutputTensor::kParametersFieldNumber, &kEntry}};
+constexpr Shape kOutput{kOutputFields};
+constexpr Shape::Field kInferFields[]{{Infer::kParametersFieldNumber, &kEntry},
+                                      {Infer::kInputsFieldNumber, &kInput, true},
+                                      {Infer::kOutputsFieldNumber, &kOutput}};
+constexpr Shape kInfer{kInferFields};
+
+struct Kind {
+  const Shape* shape;
+  const char* name;
+  const char* features;  // the fields that hold them
+};
+
+Kind kind_of(Scanned scanned) {
+  switch (scanned) {
+    case Scanned::kPredictRequest:
+      return {&kPredict, "smt.v1.PredictRequest", "context and candidates"};
+    case Scanned::kModelInferRequest:
+      return {&kInfer, "inference.ModelInferRequest", "inputs"};
+  }
+  return {};
+}
 
 class Scan {
  public:
-  Scan(CodedInputStream& input, const WireLimits& limits) : input_(input), limits_(limits) {}
+  Scan(const Kind& kind, CodedInputStream& input, const WireLimits& limits)
+      : kind_(kind), input_(input), limits_(limits) {}
 
-  // False: stopped, and error() says why.
-  bool message(Level level) {
+  // The whole of it. False: stopped, and error() says why.
+  bool message() { return message(*kind_.shape); }
+  const std::string& error() const { return error_; }
+
+ private:
+  bool message(const Shape& shape) {
     for (;;) {
       uint32_t tag = input_.ReadTag();
-      if (tag == 0) return input_.ConsumedEntireMessage() || fail(kDamaged);
+      if (tag == 0) return input_.ConsumedEntireMessage() || damaged();
       if (++fields_ > limits_.fields) {
         return fail("the message has more than " + std::to_string(limits_.fields) +
                     " fields, the server's max_fields (each string of a list is one, a packed list of numbers one in "
                     "all); send fewer candidates");
       }
-      if (!field(level, tag)) return false;
+      if (!field(shape, tag)) return false;
     }
   }
-  const std::string& error() const { return error_; }
 
- private:
-  static constexpr const char* kDamaged = "the message is not a smt.v1.PredictRequest: wire format damaged";
-
-  bool field(Level level, uint32_t tag) {
+  bool field(const Shape& shape, uint32_t tag) {
     switch (WireFormatLite::GetTagWireType(tag)) {
       case WireFormatLite::WIRETYPE_VARINT: {
         uint64_t ignored = 0;
-        return input_.ReadVarint64(&ignored) || fail(kDamaged);
+        return input_.ReadVarint64(&ignored) || damaged();
       }
       case WireFormatLite::WIRETYPE_FIXED64:
-        return input_.Skip(8) || fail(kDamaged);
+        return input_.Skip(8) || damaged();
       case WireFormatLite::WIRETYPE_FIXED32:
-        return input_.Skip(4) || fail(kDamaged);
+        return input_.Skip(4) || damaged();
       case WireFormatLite::WIRETYPE_LENGTH_DELIMITED:
-        return delimited(level, WireFormatLite::GetTagFieldNumber(tag));
+        return delimited(shape, WireFormatLite::GetTagFieldNumber(tag));
       case WireFormatLite::WIRETYPE_START_GROUP:
       case WireFormatLite::WIRETYPE_END_GROUP:
         break;
     }
-    return fail(kDamaged);
+    return damaged();
   }
 
-  bool delimited(Level level, int number) {
+  bool delimited(const Shape& shape, int number) {
     int length = 0;
-    if (!input_.ReadVarintSizeAsInt(&length)) return fail(kDamaged);
-    if (level == Level::kRequest &&
-        (number == v1::PredictRequest::kContextFieldNumber || number == v1::PredictRequest::kCandidatesFieldNumber)) {
-      if (++features_ > limits_.features) {
-        return fail("context and candidates: more than " + std::to_string(limits_.features) +
-                    " features; expected each of the scenario's inputs once");
-      }
-      return inside(Level::kFeature, length);
+    if (!input_.ReadVarintSizeAsInt(&length)) return damaged();
+    auto same = [&](const Shape::Field& field) { return field.number == number; };
+    auto found = std::find_if(shape.messages.begin(), shape.messages.end(), same);
+    if (found == shape.messages.end()) return input_.Skip(length) || damaged();
+    if (found->feature && ++features_ > limits_.features) {
+      return fail(std::string(kind_.features) + ": more than " + std::to_string(limits_.features) +
+                  " features; expected each of the scenario's inputs once");
     }
-    if (level == Level::kFeature && number >= v1::Feature::kFloatsFieldNumber &&
-        number <= v1::Feature::kStringsFieldNumber) {
-      return inside(Level::kValues, length);
-    }
-    return input_.Skip(length) || fail(kDamaged);
-  }
-
-  bool inside(Level level, int length) {
     CodedInputStream::Limit outer = input_.PushLimit(length);
-    if (!message(level)) return false;
+    if (!message(*found->inside)) return false;
     input_.PopLimit(outer);
     return true;
   }
+
+  bool damaged() { return fail("the message is not a " + std::string(kind_.name) + ": wire format damaged"); }
 
   bool fail(std::string error) {
     error_ = std::move(error);
     return false;
   }
 
+  const Kind kind_;
   CodedInputStream& input_;
   const WireLimits limits_;
   int64_t fields_ = 0;
@@ -104,10 +147,10 @@ WireLimits wire_limits(int64_t max_rows) {
   return {.features = kMaxFeatures, .fields = kFieldsPerRow * std::max(max_rows, kFewestRows)};
 }
 
-std::string scan_request(google::protobuf::io::ZeroCopyInputStream& message, const WireLimits& limits) {
+std::string scan_request(Scanned kind, google::protobuf::io::ZeroCopyInputStream& message, const WireLimits& limits) {
   CodedInputStream input(&message);
-  Scan scan(input, limits);
-  scan.message(Level::kRequest);
+  Scan scan(kind_of(kind), input, limits);
+  scan.message();
   return scan.error();
 }
 

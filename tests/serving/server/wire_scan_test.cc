@@ -3,6 +3,7 @@
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <gtest/gtest.h>
 
+#include "inference/grpc_service.pb.h"
 #include "smt/v1/prediction.pb.h"
 
 namespace smt::server {
@@ -11,9 +12,13 @@ namespace {
 constexpr WireLimits kLimits{.features = 10, .fields = 100};
 
 // In blocks of 3 bytes, as the bytes of a call may arrive.
-std::string scan(const std::string& message, const WireLimits& limits = kLimits) {
+std::string scan(const std::string& message, const WireLimits& limits = kLimits,
+                 Scanned kind = Scanned::kPredictRequest) {
   google::protobuf::io::ArrayInputStream stream(message.data(), static_cast<int>(message.size()), 3);
-  return scan_request(stream, limits);
+  return scan_request(kind, stream, limits);
+}
+std::string scan_infer(const google::protobuf::Message& message) {
+  return scan(message.SerializeAsString(), kLimits, Scanned::kModelInferRequest);
 }
 
 v1::PredictRequest request() {
@@ -34,6 +39,23 @@ v1::PredictRequest request() {
   for (const char* value : {"a", "", "\xc3\xa4"}) city->mutable_strings()->add_values(value);
   city->add_lengths(1);
   city->add_lengths(2);
+  return request;
+}
+
+inference::ModelInferRequest infer_request() {
+  inference::ModelInferRequest request;
+  request.set_model_name("income");
+  (*request.mutable_parameters())["rows"].set_int64_param(2);
+  auto* age = request.add_inputs();
+  age->set_name("age");
+  age->set_datatype("FP32");
+  age->add_shape(1);
+  age->mutable_contents()->add_fp32_contents(1);
+  (*age->mutable_parameters())["binary_data"].set_bool_param(true);
+  auto* city = request.add_inputs();
+  city->set_name("city");
+  for (const char* value : {"a", "", "\xc3\xa4"}) city->mutable_contents()->add_bytes_contents(value);
+  (*request.add_outputs()->mutable_parameters())["classification"].set_int64_param(0);
   return request;
 }
 
@@ -67,6 +89,43 @@ TEST(WireScan, CountsWhatTheProtocolDoesNotKnow) {
   for (int i = 0; i < 101; ++i) unknown += "\xa0\x06\x01";  // field 100, a number
   EXPECT_NE(scan(unknown).find("more than 100 fields, the server's max_fields"), std::string::npos);
   EXPECT_EQ(scan(unknown.substr(0, 300)), "");
+}
+
+TEST(WireScan, CountsTheInputsOfTheOpenInferenceProtocol) {
+  EXPECT_EQ(scan_infer(infer_request()), "");
+  inference::ModelInferRequest many = infer_request();
+  while (many.inputs_size() < 10) many.add_inputs();
+  EXPECT_EQ(scan_infer(many), "");
+  many.add_inputs();
+  EXPECT_NE(scan_infer(many).find("inputs: more than 10 features"), std::string::npos);
+}
+
+// Each of these takes memory out of two bytes of the message.
+TEST(WireScan, CountsEveryPartOfAnInferRequest) {
+  auto refused = [](const auto& spoil) {
+    inference::ModelInferRequest request = infer_request();
+    for (int i = 0; i < 101; ++i) spoil(request, std::to_string(i));
+    return scan_infer(request).find("more than 100 fields, the server's max_fields") != std::string::npos;
+  };
+  using Request = inference::ModelInferRequest;
+  EXPECT_TRUE(
+      refused([](Request& r, const auto&) { r.mutable_inputs(1)->mutable_contents()->add_bytes_contents(""); }));
+  EXPECT_TRUE(refused([](Request& r, const auto&) { r.add_raw_input_contents(""); }));
+  EXPECT_TRUE(refused([](Request& r, const auto&) { r.add_outputs(); }));
+  EXPECT_TRUE(refused([](Request& r, const std::string& name) { (*r.mutable_parameters())[name]; }));
+  EXPECT_TRUE(refused([](Request& r, const std::string& name) { (*r.mutable_inputs(0)->mutable_parameters())[name]; }));
+  EXPECT_TRUE(
+      refused([](Request& r, const std::string& name) { (*r.mutable_outputs(0)->mutable_parameters())[name]; }));
+  // Fields that the protocol does not know, in a parameter's value.
+  std::string unknown;
+  for (int i = 0; i < 101; ++i) unknown += "\xa0\x06\x01";
+  inference::ModelInferRequest request;
+  ASSERT_TRUE((*request.mutable_parameters())["rows"].ParseFromString(unknown));
+  EXPECT_NE(scan_infer(request).find("more than 100 fields"), std::string::npos);
+  // Numbers are packed: one field.
+  request = infer_request();
+  for (int i = 0; i < 1000; ++i) request.mutable_inputs(0)->mutable_contents()->add_fp32_contents(1);
+  EXPECT_EQ(scan_infer(request), "");
 }
 
 TEST(WireScan, LimitsFollowTheRows) {
@@ -103,12 +162,12 @@ bool holds_group(const google::protobuf::Message& message) {
 }
 
 // The scan may pass what the parser then refuses, but must not refuse what the parser takes (groups apart).
-TEST(WireScan, AgreesWithTheParserOnEveryTruncationAndFlippedBit) {
-  std::string whole = request().SerializeAsString();
+template <class Request>
+void agrees_with_the_parser(const std::string& whole, Scanned kind) {
   int taken = 0;
   auto agree = [&](const std::string& bytes) {
-    v1::PredictRequest parsed;
-    std::string found = scan(bytes);
+    Request parsed;
+    std::string found = scan(bytes, kLimits, kind);
     if (!parsed.ParseFromString(bytes) || holds_group(parsed)) return;
     EXPECT_EQ(found, "") << testing::PrintToString(bytes);
     ++taken;
@@ -122,6 +181,12 @@ TEST(WireScan, AgreesWithTheParserOnEveryTruncationAndFlippedBit) {
     }
   }
   EXPECT_GT(taken, 100) << "the comparison must not be empty";
+}
+
+TEST(WireScan, AgreesWithTheParserOnEveryTruncationAndFlippedBit) {
+  agrees_with_the_parser<v1::PredictRequest>(request().SerializeAsString(), Scanned::kPredictRequest);
+  agrees_with_the_parser<inference::ModelInferRequest>(infer_request().SerializeAsString(),
+                                                       Scanned::kModelInferRequest);
 }
 
 }  // namespace
