@@ -104,7 +104,7 @@ void PredictCall::admit() {
   if (bytes_ > kScanAbove) {
     grpc::ByteBuffer bytes = request_bytes_;  // shares the slices; reading consumes the handle
     grpc::ProtoBufferReader reader(&bytes);
-    std::string error = scan_request(Scanned::kPredictRequest, reader, wire_limits(state_.options.max_rows));
+    std::string error = scan_request(reader, RequestKind::kPredict, wire_limits(state_.options.max_rows));
     if (!error.empty()) throw Failure{Outcome::kInvalidArgument, error};
   }
   if (std::string error = parse_message(request_bytes_, *request_); !error.empty()) {

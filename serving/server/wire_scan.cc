@@ -58,11 +58,11 @@ struct Kind {
   const char* features;  // the fields that hold them
 };
 
-Kind kind_of(Scanned scanned) {
-  switch (scanned) {
-    case Scanned::kPredictRequest:
+Kind kind_of(RequestKind kind) {
+  switch (kind) {
+    case RequestKind::kPredict:
       return {&kPredict, "smt.v1.PredictRequest", "context and candidates"};
-    case Scanned::kModelInferRequest:
+    case RequestKind::kModelInfer:
       return {&kInfer, "inference.ModelInferRequest", "inputs"};
   }
   return {};
@@ -147,7 +147,8 @@ WireLimits wire_limits(int64_t max_rows) {
   return {.features = kMaxFeatures, .fields = kFieldsPerRow * std::max(max_rows, kFewestRows)};
 }
 
-std::string scan_request(Scanned kind, google::protobuf::io::ZeroCopyInputStream& message, const WireLimits& limits) {
+std::string scan_request(google::protobuf::io::ZeroCopyInputStream& message, RequestKind kind,
+                         const WireLimits& limits) {
   CodedInputStream input(&message);
   Scan scan(kind_of(kind), input, limits);
   scan.message();

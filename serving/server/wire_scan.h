@@ -20,11 +20,12 @@ struct WireLimits {
 WireLimits wire_limits(int64_t max_rows);
 
 // The requests that are scanned.
-enum class Scanned { kPredictRequest, kModelInferRequest };
+enum class RequestKind { kPredict, kModelInfer };
 
 // What is wrong with the message; empty when it is within the limits and well-formed as far as was looked: the parser
 // still has to judge what is inside. Groups, which our protocols do not have and in which fields could hide, are
 // refused.
-std::string scan_request(Scanned kind, google::protobuf::io::ZeroCopyInputStream& message, const WireLimits& limits);
+std::string scan_request(google::protobuf::io::ZeroCopyInputStream& message, RequestKind kind,
+                         const WireLimits& limits);
 
 }  // namespace smt::server

@@ -13,12 +13,12 @@ constexpr WireLimits kLimits{.features = 10, .fields = 100};
 
 // In blocks of 3 bytes, as the bytes of a call may arrive.
 std::string scan(const std::string& message, const WireLimits& limits = kLimits,
-                 Scanned kind = Scanned::kPredictRequest) {
+                 RequestKind kind = RequestKind::kPredict) {
   google::protobuf::io::ArrayInputStream stream(message.data(), static_cast<int>(message.size()), 3);
-  return scan_request(kind, stream, limits);
+  return scan_request(stream, kind, limits);
 }
 std::string scan_infer(const google::protobuf::Message& message) {
-  return scan(message.SerializeAsString(), kLimits, Scanned::kModelInferRequest);
+  return scan(message.SerializeAsString(), kLimits, RequestKind::kModelInfer);
 }
 
 v1::PredictRequest request() {
@@ -163,7 +163,7 @@ bool holds_group(const google::protobuf::Message& message) {
 
 // The scan may pass what the parser then refuses, but must not refuse what the parser takes (groups apart).
 template <class Request>
-void agrees_with_the_parser(const std::string& whole, Scanned kind) {
+void agrees_with_the_parser(const std::string& whole, RequestKind kind) {
   int taken = 0;
   auto agree = [&](const std::string& bytes) {
     Request parsed;
@@ -184,9 +184,8 @@ void agrees_with_the_parser(const std::string& whole, Scanned kind) {
 }
 
 TEST(WireScan, AgreesWithTheParserOnEveryTruncationAndFlippedBit) {
-  agrees_with_the_parser<v1::PredictRequest>(request().SerializeAsString(), Scanned::kPredictRequest);
-  agrees_with_the_parser<inference::ModelInferRequest>(infer_request().SerializeAsString(),
-                                                       Scanned::kModelInferRequest);
+  agrees_with_the_parser<v1::PredictRequest>(request().SerializeAsString(), RequestKind::kPredict);
+  agrees_with_the_parser<inference::ModelInferRequest>(infer_request().SerializeAsString(), RequestKind::kModelInfer);
 }
 
 }  // namespace
