@@ -45,7 +45,8 @@ asan tsan: build/.installed  ## C++ tests and the server's own tests under Addre
 	    ctest --test-dir build/$@ --output-on-failure --timeout 600
 	# gRPC and torch are not instrumented: races inside them, and leaks of theirs, cannot be told from true ones. Where
 	# they order code of ours, ThreadSanitizer is told so.
-	SMT_SERVER=$(CURDIR)/build/$@/serving/server/smt-server ASAN_OPTIONS="detect_leaks=0" \
+	SMT_SERVER=$(CURDIR)/build/$@/serving/server/smt-server SMT_LOADGEN=$(CURDIR)/build/$@/serving/loadgen/smt-loadgen \
+	    ASAN_OPTIONS="detect_leaks=0" \
 	    TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1 suppressions=$(CURDIR)/tests/serving/server/tsan.supp" \
 	    $(BIN)/python -m pytest tests/serving/test_server_*.py
 

@@ -26,19 +26,24 @@ class ServeError(RuntimeError):
 
 
 def find_server() -> Path:
-    """The server's executable: $SMT_SERVER, else the one installed beside this package.
+    """smt-server: see find_executable."""
+    return find_executable("smt-server", SERVER_VARIABLE)
+
+
+def find_executable(name: str, variable: str) -> Path:
+    """A C++ program of ours: what the environment variable names, else the one installed beside this package.
 
     Raises ServeError when there is none, with the way to build it.
     """
-    override = os.environ.get(SERVER_VARIABLE)
+    override = os.environ.get(variable)
     # An editable install has two places: this folder, and the one that the build's products were installed to.
-    places = [Path(place) / "bin" / "smt-server" for place in smt.serving.__path__]
+    places = [Path(place) / "bin" / name for place in smt.serving.__path__]
     path = Path(override) if override else next((place for place in places if place.is_file()), places[0])
     if not path.is_file():
-        named = f"${SERVER_VARIABLE} names {path}, which" if override else f"{path}"
+        named = f"${variable} names {path}, which" if override else f"{path}"
         raise ServeError(
-            f"{named} does not exist. `pip install .` builds and installs the server (`make setup` in a clone); "
-            f"or set {SERVER_VARIABLE} to an smt-server built elsewhere"
+            f"{named} does not exist. `pip install .` builds and installs it (`make setup` in a clone); "
+            f"or set {variable} to an {name} built elsewhere"
         )
     if not os.access(path, os.X_OK):
         raise ServeError(f"{path} cannot be executed; `chmod +x` it or install again")

@@ -1,0 +1,274 @@
+#include "connection.h"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <string_view>
+
+namespace smt::loadgen {
+namespace {
+
+// Windows so large that answers never wait for us: what is measured is the server.
+constexpr int32_t kStreamWindow = 16 << 20;
+constexpr int32_t kConnectionWindow = 1 << 30;
+// Frames are made up to here before the socket takes them; beyond, they wait where a cancellation still finds them.
+constexpr size_t kMostPending = 1 << 20;
+
+std::string_view view(const uint8_t* data, size_t size) { return {reinterpret_cast<const char*>(data), size}; }
+
+// A status of one or two digits; -1 for anything else.
+int parse_status(std::string_view text) {
+  int value = 0;
+  if (text.empty() || text.size() > 3) return -1;
+  for (char c : text) {
+    if (c < '0' || c > '9') return -1;
+    value = value * 10 + (c - '0');
+  }
+  return value;
+}
+
+Call* call_of(nghttp2_session* session, int32_t stream_id) {
+  return static_cast<Call*>(nghttp2_session_get_stream_user_data(session, stream_id));
+}
+
+}  // namespace
+
+struct Connection::Callbacks {
+  static Connection& self(void* data) { return *static_cast<Connection*>(data); }
+
+  static ssize_t send(nghttp2_session*, const uint8_t* data, size_t size, int, void* user) {
+    Connection& connection = self(user);
+    if (connection.output_.pending() > kMostPending) return NGHTTP2_ERR_WOULDBLOCK;
+    connection.output_.copy(reinterpret_cast<const char*>(data), size);
+    return static_cast<ssize_t>(size);
+  }
+
+  static ssize_t payload(nghttp2_session*, int32_t, uint8_t*, size_t most, uint32_t* flags, nghttp2_data_source* source,
+                         void*) {
+    auto& call = *static_cast<Call*>(source->ptr);
+    size_t left = call.payload->size - call.payload_sent;
+    *flags = NGHTTP2_DATA_FLAG_NO_COPY | (left <= most ? uint32_t{NGHTTP2_DATA_FLAG_EOF} : 0U);
+    return static_cast<ssize_t>(std::min(left, most));
+  }
+
+  static int send_payload(nghttp2_session*, nghttp2_frame*, const uint8_t* head, size_t size,
+                          nghttp2_data_source* source, void* user) {
+    constexpr size_t kFrameHead = 9;
+    Connection& connection = self(user);
+    if (connection.output_.pending() > kMostPending) return NGHTTP2_ERR_WOULDBLOCK;
+    auto& call = *static_cast<Call*>(source->ptr);
+    connection.output_.copy(reinterpret_cast<const char*>(head), kFrameHead);
+    connection.output_.refer(call.payload->data + call.payload_sent, size);
+    call.payload_sent += static_cast<uint32_t>(size);
+    return 0;
+  }
+
+  static ssize_t frame_size(nghttp2_session*, uint8_t, int32_t, int32_t session_window, int32_t stream_window,
+                            uint32_t max_frame_size, void*) {
+    return std::min({session_window, stream_window, static_cast<int32_t>(max_frame_size)});
+  }
+
+  static int header(nghttp2_session* session, const nghttp2_frame* frame, const uint8_t* name, size_t name_size,
+                    const uint8_t* value, size_t value_size, uint8_t, void*) {
+    Call* call = call_of(session, frame->hd.stream_id);
+    if (call == nullptr) return 0;
+    if (view(name, name_size) == "grpc-status") {
+      call->grpc_status = parse_status(view(value, value_size));
+    } else if (view(name, name_size) == ":status") {
+      call->http_status = parse_status(view(value, value_size));
+    }
+    return 0;
+  }
+
+  static int data(nghttp2_session* session, uint8_t, int32_t stream_id, const uint8_t* data, size_t size, void*) {
+    Call* call = call_of(session, stream_id);
+    if (call == nullptr) return 0;
+    for (size_t i = 0; i < size && call->received + i < call->prefix.size(); ++i) {
+      call->prefix[call->received + i] = data[i];
+    }
+    call->received += size;
+    return 0;
+  }
+
+  static int frame(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
+    Connection& connection = self(user);
+    switch (frame->hd.type) {
+      case NGHTTP2_SETTINGS:
+        if (connection.state_ == State::kSettings) connection.state_ = State::kReady;
+        connection.lived_ = true;
+        break;
+      case NGHTTP2_GOAWAY:
+        if (connection.state_ != State::kClosed) connection.state_ = State::kDraining;
+        break;
+      case NGHTTP2_DATA:
+      case NGHTTP2_HEADERS:
+        if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0) {
+          Call* call = call_of(session, frame->hd.stream_id);
+          if (call == nullptr) break;
+          bool all_sent = call->payload_sent == call->payload->size;
+          connection.finish(*call);
+          // The answer came before the request was whole: the rest of it is of no use.
+          if (!all_sent) nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_CANCEL);
+        }
+        break;
+      default:
+        break;
+    }
+    return 0;
+  }
+
+  static int stream_closed(nghttp2_session* session, int32_t stream_id, uint32_t code, void* user) {
+    Connection& connection = self(user);
+    Call* call = call_of(session, stream_id);
+    if (call == nullptr) return 0;
+    if (!call->finished && code == NGHTTP2_REFUSED_STREAM) {
+      connection.forget(*call);
+      connection.events_.refused(*call);
+      return 0;
+    }
+    if (!call->finished) {
+      if (call->grpc_status >= 0 || code == NGHTTP2_NO_ERROR) {
+        connection.finish(*call);
+      } else {
+        connection.events_.finished(*call, kStreamReset);
+      }
+    }
+    connection.forget(*call);
+    connection.events_.released(*call);
+    return 0;
+  }
+
+  static nghttp2_session_callbacks* all() {
+    static nghttp2_session_callbacks* const kAll = [] {
+      nghttp2_session_callbacks* made = nullptr;
+      if (nghttp2_session_callbacks_new(&made) != 0) throw std::bad_alloc();
+      nghttp2_session_callbacks_set_send_callback(made, send);
+      nghttp2_session_callbacks_set_send_data_callback(made, send_payload);
+      nghttp2_session_callbacks_set_data_source_read_length_callback(made, frame_size);
+      nghttp2_session_callbacks_set_on_header_callback(made, header);
+      nghttp2_session_callbacks_set_on_data_chunk_recv_callback(made, data);
+      nghttp2_session_callbacks_set_on_frame_recv_callback(made, frame);
+      nghttp2_session_callbacks_set_on_stream_close_callback(made, stream_closed);
+      return made;
+    }();
+    return kAll;
+  }
+};
+
+Connection::Connection(const Address& address, SSL_CTX* tls, const std::string& server_name, int epoll,
+                       CallEvents& events)
+    : address_(address), events_(events), transport_(address, tls, server_name) {
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+  event.data.ptr = this;
+  if (!transport_.error().empty()) {
+    close(transport_.error());
+  } else if (epoll_ctl(epoll, EPOLL_CTL_ADD, transport_.fd(), &event) != 0) {
+    close(std::string("epoll: ") + std::strerror(errno));
+  }
+}
+
+Connection::~Connection() = default;
+
+void Connection::begin_http2() {
+  nghttp2_session* session = nullptr;
+  if (nghttp2_session_client_new(&session, Callbacks::all(), this) != 0) throw std::bad_alloc();
+  session_.reset(session);
+  const nghttp2_settings_entry settings[] = {{NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
+                                             {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, kStreamWindow}};
+  nghttp2_submit_settings(session, NGHTTP2_FLAG_NONE, settings, std::size(settings));
+  nghttp2_session_set_local_window_size(session, NGHTTP2_FLAG_NONE, 0, kConnectionWindow);
+  state_ = State::kSettings;
+}
+
+void Connection::submit(Call& call, std::span<const nghttp2_nv> headers) {
+  constexpr uint8_t kStatic = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE;
+  static constexpr char kAuthority[] = ":authority";
+  auto* name = reinterpret_cast<uint8_t*>(const_cast<char*>(kAuthority));
+  auto* value = reinterpret_cast<uint8_t*>(const_cast<char*>(address_.name.data()));
+  // Pseudo-headers come first.
+  headers_.clear();
+  headers_.push_back({name, value, sizeof kAuthority - 1, address_.name.size(), kStatic});
+  headers_.insert(headers_.end(), headers.begin(), headers.end());
+  nghttp2_data_provider payload{{.ptr = &call}, Callbacks::payload};
+  call.slot = calls_.size();
+  calls_.push_back(&call);
+  call.stream_id = nghttp2_submit_request(session_.get(), nullptr, headers_.data(), headers_.size(), &payload, &call);
+  // Stream ids are used up after 2^30 calls.
+  if (call.stream_id < 0) {
+    forget(call);
+    state_ = State::kDraining;
+    events_.refused(call);
+  }
+}
+
+void Connection::cancel(Call& call) {
+  nghttp2_submit_rst_stream(session_.get(), NGHTTP2_FLAG_NONE, call.stream_id, NGHTTP2_CANCEL);
+}
+
+void Connection::on_event(std::span<char> buffer) {
+  if (state_ == State::kConnecting) {
+    ssize_t done = transport_.handshake();
+    if (done == Transport::kClosed) close(transport_.error());
+    if (done <= 0) return;
+    begin_http2();
+  }
+  while (state_ != State::kClosed) {
+    ssize_t size = transport_.read(buffer.data(), buffer.size());
+    if (size == Transport::kBlocked) break;
+    if (size < 0) {
+      close(transport_.error());
+      break;
+    }
+    bytes_in_ += static_cast<uint64_t>(size);
+    ssize_t taken =
+        nghttp2_session_mem_recv(session_.get(), reinterpret_cast<uint8_t*>(buffer.data()), static_cast<size_t>(size));
+    if (taken < 0) close(std::string("HTTP/2: ") + nghttp2_strerror(static_cast<int>(taken)));
+  }
+}
+
+void Connection::flush() {
+  if (state_ == State::kConnecting || state_ == State::kClosed) return;
+  while (output_.pending() > 0 || nghttp2_session_want_write(session_.get()) != 0) {
+    int sent = nghttp2_session_send(session_.get());
+    if (sent != 0) return close(std::string("HTTP/2: ") + nghttp2_strerror(sent));
+    size_t before = output_.pending();
+    if (before == 0) break;  // what is left waits for the server's window
+    ssize_t flushed = output_.flush(transport_);
+    bytes_out_ += before - output_.pending();
+    if (flushed == Transport::kClosed) return close(transport_.error());
+    if (flushed == Transport::kBlocked) return;
+  }
+  if (state_ == State::kDraining && calls_.empty()) close("the server ended the connection");
+}
+
+void Connection::close(const std::string& why, bool abruptly) {
+  if (state_ == State::kClosed) return;
+  state_ = State::kClosed;
+  error_ = why;
+  if (abruptly) transport_.reset();
+  while (!calls_.empty()) {
+    Call& call = *calls_.back();
+    if (!call.finished) events_.finished(call, kConnectionLost);
+    forget(call);
+    events_.released(call);
+  }
+}
+
+// With the whole answer, or what there is of it.
+void Connection::finish(Call& call) {
+  if (call.finished) return;
+  bool is_grpc = call.http_status == 200 && call.grpc_status >= 0 && call.grpc_status <= kLastStatus;
+  bool whole = call.grpc_status != kOk || call.whole_message();
+  events_.finished(call, is_grpc && whole ? static_cast<Outcome>(call.grpc_status) : kBadAnswer);
+}
+
+void Connection::forget(Call& call) {
+  calls_.back()->slot = call.slot;
+  calls_[call.slot] = calls_.back();
+  calls_.pop_back();
+}
+
+}  // namespace smt::loadgen

@@ -1,0 +1,134 @@
+"""Requests for smt.v1 Predict: random ones by what a scenario reads, or of a table's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from smt.serving.client import Client
+from smt.serving.loadgen.plan import LoadgenError, Payload, Stream
+from smt.serving.request import Query
+
+PREDICT = "/smt.v1.PredictionService/Predict"
+
+# Random payloads of all streams together, so that 300 scenarios do not take minutes to prepare; and the least of each.
+_PAYLOADS = 512
+_LEAST_PAYLOADS = 8
+_WORDS = 4096  # distinct strings of a feature
+_MOST_VALUES = 5  # of a multi-valued feature in a row
+
+# Where a feature's values are drawn from: numbers from [low, high], or one of the words.
+Range = tuple[float, float] | Sequence[str]
+
+
+def smt_streams(
+    target: str,
+    scenarios: Mapping[str, float],
+    rows: Mapping[int, float],
+    *,
+    data: Any | None = None,
+    payloads: int | None = None,
+    seed: int = 0,
+    ranges: Mapping[str, Range] | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+    **options: Any,
+) -> list[Stream]:
+    """Streams of Predict calls: one per scenario, or per scenario and number of rows if those differ.
+
+    Args:
+        target: a server to ask what the scenarios read.
+        scenarios, rows: what calls are for, with weights.
+        data: a pyarrow Table to take the rows from, in order; default: random values.
+        payloads: random messages per stream.
+        ranges: where to draw features' values from.
+        options: of every Stream (timeouts, headers, …).
+
+    Raises:
+        LoadgenError, or PredictError for a server or scenario that is not there.
+    """
+    count = payloads or max(_LEAST_PAYLOADS, _PAYLOADS // max(1, len(scenarios) * len(rows)))
+    random = np.random.default_rng(seed)
+    made = []
+    with Client(target, credentials=credentials) as client:
+        for scenario, weight in scenarios.items():
+            metadata = client.scenario(scenario)
+            unknown = sorted(set(ranges or {}) - {feature.name for feature in metadata.inputs})
+            if unknown and len(scenarios) == 1:
+                names = ", ".join(feature.name for feature in metadata.inputs)
+                raise LoadgenError(f"scenario {scenario!r} reads no input {unknown[0]!r}; it reads {names}")
+            for size, share in rows.items():
+                if data is None:
+                    messages = random_payloads(metadata, size, count, random, ranges)
+                else:
+                    messages = table_payloads(metadata, data, size)
+                name = scenario if len(rows) == 1 else f"{scenario} x {size}"
+                made.append(Stream(name, PREDICT, messages, weight=weight * share, **options))
+    return made
+
+
+def random_payloads(
+    metadata: Any, rows: int, count: int, random: np.random.Generator, ranges: Mapping[str, Range] | None = None
+) -> list[Payload]:
+    """Messages of `rows` candidates with random values for every input of the scenario (ScenarioMetadata)."""
+    ranges = ranges or {}
+    sources = {feature.name: _Values(feature, random, ranges.get(feature.name)) for feature in metadata.inputs}
+    made = []
+    for _ in range(count):
+        columns = {name: values.draw(rows) for name, values in sources.items()}
+        query = Query(metadata.scenario, columns, None, rows=rows).resolved(metadata)
+        made.append(Payload(query.message().SerializeToString(), rows))
+    return made
+
+
+def table_payloads(metadata: Any, table: Any, rows: int) -> list[Payload]:
+    """Messages of a table's rows, `rows` in each; what is left at the end makes a smaller one."""
+    return [
+        table_payload(metadata, table.slice(first, min(rows, table.num_rows - first)))
+        for first in range(0, table.num_rows, rows)
+    ]
+
+
+def table_payload(metadata: Any, table: Any) -> Payload:
+    """One message of all of a table's rows."""
+    query = Query(metadata.scenario, table, None).resolved(metadata)
+    return Payload(query.message().SerializeToString(), query.rows)
+
+
+class _Values:
+    """Draws one feature's values: float32, int64 or strings; lists of 0 to 5 of them if it is multi-valued."""
+
+    def __init__(self, feature: Any, random: np.random.Generator, drawn_from: Range | None) -> None:
+        self._feature = feature
+        self._random = random
+        self._low, self._high = 0.0, float(1 << 31)
+        self._words: Any = None
+        if feature.type == "string":
+            words = [f"value-{i}" for i in range(_WORDS)] if drawn_from is None else drawn_from
+            self._words = pa.array([str(word) for word in words])
+        elif drawn_from is not None:
+            try:
+                self._low, self._high = (float(bound) for bound in drawn_from)
+            except ValueError as error:
+                raise LoadgenError(
+                    f"input {feature.name!r}: found {list(drawn_from)}; expected a range of numbers, LOW..HIGH"
+                ) from error
+        self._normal = feature.type == "number" and drawn_from is None
+
+    def draw(self, rows: int) -> Any:
+        if not self._feature.multi_valued:
+            return self._values(rows)
+        offsets = np.concatenate([[0], np.cumsum(self._random.integers(0, _MOST_VALUES + 1, rows))])
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(self._values(int(offsets[-1]))))
+
+    def _values(self, count: int) -> Any:
+        if self._words is not None:
+            return self._words.take(pa.array(self._random.integers(0, len(self._words), count)))
+        if self._normal:
+            return (self._random.standard_normal(count) * 100).astype(np.float32)
+        drawn: NDArray[Any] = self._random.uniform(self._low, self._high, count)
+        return drawn.astype(np.int64 if self._feature.type == "int" else np.float32)
