@@ -35,8 +35,9 @@ from smt.serving.request import (
     from_rpc_error,
     health_call,
 )
+from smt.serving.tls import Tls, TlsError, channel
 
-__all__ = ["AsyncClient", "Client", "PredictError", "Prediction", "TablePrediction"]
+__all__ = ["AsyncClient", "Client", "PredictError", "Prediction", "TablePrediction", "Tls", "TlsError"]
 
 DEFAULT_TIMEOUT = 10.0
 
@@ -46,9 +47,19 @@ _Stub: Any = pb_grpc.PredictionServiceStub  # generated without types
 class _Base:
     """What both clients know: where the server is, and the scenarios' metadata seen so far."""
 
-    def __init__(self, target: str, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+    def __init__(
+        self, module: Any, target: str, timeout: float, tls: Tls | None, credentials: grpc.ChannelCredentials | None
+    ) -> None:
+        if tls is not None and credentials is not None:
+            raise ValueError("tls and credentials: expected at most one of them")
         self.target = target
         self.timeout = timeout
+        self._channel: Any = (
+            channel(module, target, RETRYING_OPTIONS, tls)
+            if credentials is None
+            else module.secure_channel(target, credentials, RETRYING_OPTIONS)
+        )
+        self._stub: Any = _Stub(self._channel)
         self._metadata: dict[str, pb.ScenarioMetadata] = {}
         self._server: pb.ServerMetadata | None = None
 
@@ -78,19 +89,22 @@ class Client(_Base):
     Args:
         target: "host:port".
         timeout: seconds that a call may take, where the call itself does not say.
-        credentials: for TLS; None for a plain connection.
+        tls: for TLS and mutual TLS; None for a plain connection.
+        credentials: in place of `tls`, for what else gRPC can.
+
+    Raises:
+        TlsError: for files of `tls` that cannot be used.
     """
 
     def __init__(
-        self, target: str, *, timeout: float = DEFAULT_TIMEOUT, credentials: grpc.ChannelCredentials | None = None
+        self,
+        target: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        tls: Tls | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        super().__init__(target, timeout=timeout)
-        self._channel = (
-            grpc.secure_channel(target, credentials, RETRYING_OPTIONS)
-            if credentials is not None
-            else grpc.insecure_channel(target, RETRYING_OPTIONS)
-        )
-        self._stub: Any = _Stub(self._channel)
+        super().__init__(grpc, target, timeout, tls, credentials)
 
     def close(self) -> None:
         self._channel.close()
@@ -239,15 +253,14 @@ class AsyncClient(_Base):
     """asyncio client: `Client`'s methods as coroutines, for use within one event loop; it retries as `Client` does."""
 
     def __init__(
-        self, target: str, *, timeout: float = DEFAULT_TIMEOUT, credentials: grpc.ChannelCredentials | None = None
+        self,
+        target: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        tls: Tls | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        super().__init__(target, timeout=timeout)
-        self._channel = (
-            grpc.aio.secure_channel(target, credentials, RETRYING_OPTIONS)
-            if credentials is not None
-            else grpc.aio.insecure_channel(target, RETRYING_OPTIONS)
-        )
-        self._stub: Any = _Stub(self._channel)
+        super().__init__(grpc.aio, target, timeout, tls, credentials)
 
     async def close(self) -> None:
         await self._channel.close()

@@ -50,6 +50,8 @@ _UNREACHABLE = re.compile(
     r"|(network|host) is unreachable|socket closed",
     re.IGNORECASE,
 )
+_CLOSED = re.compile("socket closed|connection reset", re.IGNORECASE)
+_UNTRUSTED = re.compile("handshake failed|verification check failed", re.IGNORECASE)
 
 
 class PredictError(Exception):
@@ -64,7 +66,15 @@ class PredictError(Exception):
 def from_rpc_error(error: grpc.RpcError, target: str) -> PredictError:
     code, details = error.code(), error.details() or "no details"
     if code is grpc.StatusCode.UNAVAILABLE and _UNREACHABLE.search(details):
-        details = f"cannot reach {target} ({details}); is a server running there? `smt serve --registry DIR` starts one"
+        if _CLOSED.search(details):
+            hint = (
+                "the server has ended, speaks TLS where we do not, or asks for a certificate that it trusts (--tls-…)"
+            )
+        elif _UNTRUSTED.search(details):
+            hint = "the server's certificate is not of a CA or a name that we trust (--tls-ca, --tls-server-name)"
+        else:
+            hint = "is a server running there? `smt serve --registry DIR` starts one"
+        details = f"cannot reach {target} ({details}); {hint}"
     elif code is grpc.StatusCode.UNIMPLEMENTED:
         details = f"{target} does not offer this call ({details}); is it an smt server?"
     return PredictError(code, details)

@@ -6,13 +6,16 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from smt.serving.tls import Tls
 
 # Results go to stdout, all else to stderr, so that --json can be piped.
 # Where no terminal gives the width (a pipe, a log), lines are wide enough for our tables.
@@ -38,6 +41,7 @@ _KNOWN = (
     ("smt.serving.serve", "ServeError", FAILED),
     ("smt.serving.rows", "RowsError", WRONG_INPUT),
     ("smt.serving.request", "PredictError", FAILED),
+    ("smt.serving.tls", "TlsError", WRONG_INPUT),
 )
 
 # TorchRec and what it needs: pip cannot install them with us for every device, see pyproject.toml.
@@ -50,6 +54,32 @@ RegistryOption = Annotated[
 ]
 TargetOption = Annotated[str, typer.Option("--target", envvar="SMT_TARGET", help="Server to ask.", metavar="HOST:PORT")]
 
+TlsCaOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tls-ca",
+        envvar="SMT_TLS_CA",
+        help="Speak TLS, and trust the CAs of this PEM file; `system`: those of this machine.",
+        metavar="FILE|system",
+    ),
+]
+TlsCertOption = Annotated[
+    str | None,
+    typer.Option("--tls-cert", envvar="SMT_TLS_CERT", help="Certificate to show (mutual TLS), PEM.", metavar="FILE"),
+]
+TlsKeyOption = Annotated[
+    str | None, typer.Option("--tls-key", envvar="SMT_TLS_KEY", help="Key of --tls-cert, PEM.", metavar="FILE")
+]
+TlsNameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tls-server-name",
+        envvar="SMT_TLS_SERVER_NAME",
+        help="Name in the server's certificate, where it is not the host of --target.",
+        metavar="NAME",
+    ),
+]
+
 DEFAULT_REGISTRY = "build/registry"
 DEFAULT_TARGET = "127.0.0.1:8500"
 
@@ -60,6 +90,17 @@ class CommandError(Exception):
     def __init__(self, message: str, code: int = FAILED) -> None:
         super().__init__(message)
         self.code = code
+
+
+def tls_of(ca: str | None, cert: str | None, key: str | None, server_name: str | None) -> Tls | None:
+    """What the four TLS options say; None without them. Raises CommandError where the CA is missing."""
+    from smt.serving.tls import Tls
+
+    if ca is None:
+        if cert or key or server_name:
+            raise CommandError("--tls-cert, --tls-key, --tls-server-name: need --tls-ca FILE or `system`", WRONG_INPUT)
+        return None
+    return Tls(ca, cert, key, server_name)
 
 
 def exit_code_of(error: BaseException) -> int | None:

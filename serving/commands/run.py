@@ -20,8 +20,13 @@ from smt.serving.commands.output import (
     JsonOption,
     RegistryOption,
     TargetOption,
+    TlsCaOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TlsNameOption,
     print_json,
     table,
+    tls_of,
 )
 from smt.serving.commands.progress import rows_progress
 
@@ -32,11 +37,23 @@ _PREVIEW_ROWS = 10
 def serve(
     registry: RegistryOption = DEFAULT_REGISTRY,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; 0.0.0.0 for all. [default: 127.0.0.1]")
+        str | None, typer.Option(help="Address of the data port; 0.0.0.0 for all. [default: 127.0.0.1]")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="gRPC port; 0: the system picks one. [default: 8500]")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Data port: scores, metadata, health by gRPC; 0: the system picks one. [default: 8500]"),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM certificate of the data port: turns TLS on. Read again on change.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM key of --tls-cert, not encrypted.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM CAs: only clients with a certificate of theirs may connect (mutual TLS).")
+    ] = None,
+    metrics_host: Annotated[str | None, typer.Option(help="Address of /metrics. [default: 127.0.0.1]")] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(help="Prometheus port; 0: the system picks one. [default: 8501]")
+        int | None,
+        typer.Option(help="Prometheus' /metrics: plain HTTP, numbers only; 0: the system picks. [default: 8501]"),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Threads that compute. [default: one per core]")] = None,
     max_rows: Annotated[int | None, typer.Option(help="Most candidates of a request. [default: 4096]")] = None,
@@ -61,7 +78,8 @@ def serve(
     """Serve every scenario of a registry over gRPC.
 
     Starts smt-server: every current snapshot from one binary per template, health and reflection, Prometheus
-    metrics. New snapshots are taken as they are published, with no request lost. SIGTERM (Ctrl-C) drains.
+    metrics; all of it for this machine only, unless told otherwise. New snapshots are taken as they are published,
+    with no request lost. SIGTERM (Ctrl-C) drains.
 
     The server's log is JSON lines on stderr. A registry behind a URL is mirrored into ~/.cache/smt.
     The environment variable SMT_KERNELS picks the CPU kernels by name; by default the fastest that run here.
@@ -74,6 +92,10 @@ def serve(
     options = {
         "host": host,
         "port": port,
+        "tls-cert": tls_cert,
+        "tls-key": tls_key,
+        "tls-client-ca": tls_client_ca,
+        "metrics-host": metrics_host,
         "metrics-port": metrics_port,
         "workers": workers,
         "max-rows": max_rows,
@@ -105,6 +127,10 @@ def predict(
     version: Annotated[str | None, typer.Option(help="Accept only this snapshot version.")] = None,
     max_rows: Annotated[int | None, typer.Option(min=1, help="Rows per request. Default: the server's limit.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 30.0,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_server_name: TlsNameOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a file of rows through a running server.
@@ -120,7 +146,7 @@ def predict(
     if output is not None:
         check_output(output)
     shared = _context(context)
-    with Client(target, timeout=timeout) as client:
+    with Client(target, timeout=timeout, tls=tls_of(tls_ca, tls_cert, tls_key, tls_server_name)) as client:
         data = read_rows(rows, list(client.scenario(scenario).inputs))
         if data.num_rows == 0:
             raise CommandError(f"{rows}: no rows", WRONG_INPUT)
@@ -158,14 +184,21 @@ def predict(
     NOTES.print(f"{scores.rows:,} rows in {seconds:.2f} s, by version {versions}{where}", markup=False)
 
 
-def status(target: TargetOption = DEFAULT_TARGET, as_json: JsonOption = False) -> None:
+def status(
+    target: TargetOption = DEFAULT_TARGET,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_server_name: TlsNameOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show what a server serves: scenarios, versions, what it refused and why, its binaries.
 
     Example: `smt status --target 127.0.0.1:8500`
     """
     from smt.serving.client import Client
 
-    with Client(target) as client:
+    with Client(target, tls=tls_of(tls_ca, tls_cert, tls_key, tls_server_name)) as client:
         server, health, scenarios = client.server(), client.health(), client.list_scenarios()
     if as_json:
         print_json(

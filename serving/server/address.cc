@@ -14,25 +14,27 @@ namespace {
 
 using AddressList = std::unique_ptr<addrinfo, decltype(&freeaddrinfo)>;
 
-AddressList resolve(const std::string& host, const std::string& port, int flags) {
+AddressList resolve(const std::string& host, const std::string& port, int flags, const std::string& flag) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE | flags;
   addrinfo* found = nullptr;
   int error = getaddrinfo(host.c_str(), port.empty() ? nullptr : port.c_str(), &hints, &found);
-  if (error != 0) throw std::runtime_error("--host: '" + host + "': " + gai_strerror(error));
+  if (error != 0) throw std::runtime_error(flag + ": '" + host + "': " + gai_strerror(error));
   return {found, &freeaddrinfo};
 }
 
 }  // namespace
 
-std::string numeric_host(const std::string& host) {
-  AddressList list = resolve(host, "", 0);
+std::string numeric_host(const std::string& host, const std::string& flag) {
+  AddressList list = resolve(host, "", 0, flag);
   char text[NI_MAXHOST];
   int error = getnameinfo(list->ai_addr, list->ai_addrlen, text, sizeof text, nullptr, 0, NI_NUMERICHOST);
-  if (error != 0) throw std::runtime_error("--host: '" + host + "': " + gai_strerror(error));
+  if (error != 0) throw std::runtime_error(flag + ": '" + host + "': " + gai_strerror(error));
   return text;
 }
+
+bool is_loopback(const std::string& numeric) { return numeric == "::1" || numeric.starts_with("127."); }
 
 std::string host_port(const std::string& numeric, int port) {
   bool v6 = numeric.find(':') != std::string::npos;
@@ -40,7 +42,7 @@ std::string host_port(const std::string& numeric, int port) {
 }
 
 std::string listen_error(const std::string& numeric, int port) {
-  AddressList list = resolve(numeric, std::to_string(port), AI_NUMERICHOST | AI_NUMERICSERV);
+  AddressList list = resolve(numeric, std::to_string(port), AI_NUMERICHOST | AI_NUMERICSERV, numeric);
   int fd = ::socket(list->ai_family, list->ai_socktype | SOCK_CLOEXEC, 0);
   if (fd < 0) return std::strerror(errno);
   int on = 1;

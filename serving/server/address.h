@@ -5,8 +5,12 @@
 
 namespace smt::server {
 
-// The numeric address of `host` ("127.0.0.1", "::1"), resolved where it is a name. Throws std::runtime_error.
-std::string numeric_host(const std::string& host);
+// The numeric address of `host` ("127.0.0.1", "::1"), resolved where it is a name. Throws std::runtime_error that names
+// `flag`.
+std::string numeric_host(const std::string& host, const std::string& flag);
+
+// Whether only this machine reaches a numeric address.
+bool is_loopback(const std::string& numeric);
 
 // "127.0.0.1:80", "[::1]:80".
 std::string host_port(const std::string& numeric, int port);

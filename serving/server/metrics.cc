@@ -46,6 +46,8 @@ Metrics::Metrics()
       weight_bytes_(gauge(*registry_, "smt_weight_bytes", "Bytes of weights being served.")),
       created_(gauge(*registry_, "smt_snapshot_created_timestamp_seconds", "When the snapshot being served was made.")),
       kernels_(gauge(*registry_, "smt_kernels_info", "Always 1; the label names the CPU kernels in use.")),
+      certificate_expiry_(gauge(*registry_, "smt_tls_certificate_expiry_timestamp_seconds",
+                                "When the certificate that a listener uses expires.")),
       request_seconds_(histogram(*registry_, "smt_request_seconds", "Predict, from parsed request to answer.")),
       queue_seconds_(histogram(*registry_, "smt_queue_seconds", "Waiting for a worker.")),
       transform_seconds_(histogram(*registry_, "smt_transform_seconds", "Checking and transforming features.")),
@@ -77,6 +79,11 @@ ScenarioMetrics Metrics::make(const std::string& scenario) {
 }
 
 void Metrics::set_kernels(const std::string& name) { kernels_.Add({{"name", name}}).Set(1); }
+
+// Add() gives the series there is, if there is one.
+prometheus::Gauge& Metrics::certificate_expiry(const std::string& listener) {
+  return certificate_expiry_.Add({{"listener", listener}});
+}
 
 std::shared_ptr<prometheus::Collectable> Metrics::collectable(std::function<void(Metrics&)> refresh) {
   return std::make_shared<Refreshed>([this, refresh = std::move(refresh)] { refresh(*this); }, registry_);

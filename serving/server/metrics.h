@@ -68,6 +68,8 @@ class Metrics {
   prometheus::Gauge& queue_depth() { return *queue_depth_; }
   prometheus::Gauge& inflight() { return *inflight_; }
   prometheus::Gauge& scenarios() { return *scenarios_; }
+  // When a listener's certificate expires; the series exists from the first call on. `listener`: data or control.
+  prometheus::Gauge& certificate_expiry(const std::string& listener);
   // Shows the name of the CPU kernels in use, as the label of a series that is 1. Call once.
   void set_kernels(const std::string& name);
 
@@ -82,6 +84,7 @@ class Metrics {
   prometheus::Family<prometheus::Gauge>& weight_bytes_;
   prometheus::Family<prometheus::Gauge>& created_;
   prometheus::Family<prometheus::Gauge>& kernels_;
+  prometheus::Family<prometheus::Gauge>& certificate_expiry_;
   prometheus::Family<prometheus::Histogram>& request_seconds_;
   prometheus::Family<prometheus::Histogram>& queue_seconds_;
   prometheus::Family<prometheus::Histogram>& transform_seconds_;

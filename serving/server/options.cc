@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "kernels.h"
+#include "security_options.h"
 #include "version.h"
 
 namespace smt::server {
@@ -50,12 +51,20 @@ Options parse_options(int argc, const char* const* argv, std::optional<int>& exi
       ->required()
       ->check(CLI::ExistingDirectory);
   app.add_option("--host", options.host,
-                 "Address to listen on, for gRPC and metrics. The default answers this machine only; there is neither "
-                 "TLS nor authentication, so open it (0.0.0.0, ::) on trusted networks alone");
-  app.add_option("--port", options.port, "gRPC port; 0: the system picks one")->check(CLI::Range(0, 65535));
-  app.add_option("--metrics-port", options.metrics_port,
-                 "Port of Prometheus' /metrics (HTTP, IPv4); 0: the system picks one")
+                 "Address that --port listens on. The default answers this machine only; without --tls-client-ca "
+                 "whoever reaches it may ask for scores, so open it (0.0.0.0, ::) on trusted networks alone");
+  app.add_option("--port", options.port,
+                 "Data port, gRPC: scores, metadata, health, reflection; nothing there changes what is served. 0: the "
+                 "system picks one")
       ->check(CLI::Range(0, 65535));
+  app.add_option("--metrics-host", options.metrics_host,
+                 "Address that --metrics-port listens on; open it to where Prometheus runs");
+  app.add_option(
+         "--metrics-port", options.metrics_port,
+         "Port of Prometheus' /metrics: HTTP without TLS or authentication, IPv4; numbers and scenarios' names, "
+         "no features or scores. 0: the system picks one")
+      ->check(CLI::Range(0, 65535));
+  add_security_options(app, options);
   app.add_option("--workers", options.workers, "Threads that compute; one request runs on one of them")
       ->check(CLI::Range(1, 1024));
   app.add_option("--max-rows", options.max_rows, "Most candidates of one request; more is INVALID_ARGUMENT")

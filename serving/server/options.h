@@ -7,13 +7,16 @@
 #include <string>
 
 #include "log.h"
+#include "pem_files.h"
 
 namespace smt::server {
 
 struct Options {
   std::filesystem::path registry;
   std::string host = "127.0.0.1";
-  int port = 8500;          // 0: the system picks
+  int port = 8500;  // 0: the system picks
+  TlsFiles tls;     // of that port
+  std::string metrics_host = "127.0.0.1";
   int metrics_port = 8501;  // 0: the system picks
   int workers = 0;          // set to the number of usable cores when not given
   int64_t max_rows = 4096;

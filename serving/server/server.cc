@@ -55,6 +55,10 @@ void check_listen(const std::string& flag, const std::string& host, int port) {
   if (!why.empty()) cannot_listen(flag, host, port, why);
 }
 
+std::shared_ptr<grpc::ServerCredentials> credentials(const std::shared_ptr<TlsCredentials>& tls) {
+  return tls ? tls : grpc::InsecureServerCredentials();
+}
+
 }  // namespace
 
 Server::Server(const Options& options)
@@ -72,13 +76,15 @@ Server::Server(const Options& options)
       state_{.options = options_, .store = store_, .binaries = binaries_, .pool = pool_, .metrics = metrics_},
       service_(state_) {
   metrics_.set_kernels(options_.kernels);
-  std::string host = numeric_host(options_.host);
+  std::string host = numeric_host(options_.host, "--host");
   check_listen("--port", host, options_.port);
-  std::string http_host = metrics_host(host);
+  if (options_.tls.enabled()) tls_ = std::make_shared<TlsCredentials>(options_.tls, "--tls-");
+  std::string http_host = metrics_host(numeric_host(options_.metrics_host, "--metrics-host"));
   check_listen("--metrics-port", http_host, options_.metrics_port);
   collectable_ = metrics_.collectable([this](Metrics& metrics) {
     metrics.queue_depth().Set(static_cast<double>(pool_.waiting()));
     metrics.inflight().Set(static_cast<double>(state_.gate.inside()));
+    if (tls_) metrics.certificate_expiry("data").Set(static_cast<double>(tls_->not_after()));
   });
   try {
     exposer_ = std::make_unique<prometheus::Exposer>(host_port(http_host, options_.metrics_port));
@@ -94,7 +100,7 @@ Server::Server(const Options& options)
   // Of the reflection protocol Debian's gRPC (1.51) has v1alpha alone, which clients fall back to; v1 is UNIMPLEMENTED.
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(host_port(host, options_.port), grpc::InsecureServerCredentials(), &port_);
+  builder.AddListeningPort(host_port(host, options_.port), credentials(tls_), &port_);
   builder.RegisterService(&service_);
   builder.SetMaxReceiveMessageSize(static_cast<int>(options_.max_message_bytes));
   // Two servers on one port would share its requests at random; with this, the second one fails to start.

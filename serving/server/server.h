@@ -16,6 +16,7 @@
 #include "server_state.h"
 #include "service.h"
 #include "snapshot_loader.h"
+#include "tls_credentials.h"
 #include "worker_pool.h"
 
 namespace smt::server {
@@ -68,6 +69,7 @@ class Server : private WatchObserver {
   WorkerPool pool_;
   ServerState state_;
   PredictionServiceImpl service_;
+  std::shared_ptr<TlsCredentials> tls_;  // null: no TLS
   std::shared_ptr<prometheus::Collectable> collectable_;
   std::unique_ptr<prometheus::Exposer> exposer_;
   std::unique_ptr<grpc::Server> grpc_;

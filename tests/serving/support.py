@@ -241,6 +241,16 @@ class RunningServer:
         return content.decode()
 
 
+def failed_start(registry: Path, *arguments: object) -> tuple[int, str]:
+    """Exit status and stderr of a server that refuses to start, on ports that the system picks."""
+    server = find_server()
+    command = [str(server), "--registry", str(registry), "--port", "0", "--metrics-port", "0", *map(str, arguments)]
+    done = subprocess.run(
+        command, env=server_environment(server), capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
+    )
+    return done.returncode, done.stderr + done.stdout
+
+
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> None:
     """Asks again and again until it holds; fails after a bounded time."""
     deadline = time.monotonic() + seconds

@@ -35,7 +35,9 @@ TEST_F(OptionsTest, DefaultsListenOnThisMachineOnly) {
   EXPECT_FALSE(exit_code_) << output_;
   EXPECT_EQ(options.host, "127.0.0.1");
   EXPECT_EQ(options.port, 8500);
+  EXPECT_EQ(options.metrics_host, "127.0.0.1");
   EXPECT_EQ(options.metrics_port, 8501);
+  EXPECT_FALSE(options.tls.enabled());
   EXPECT_EQ(options.max_rows, 4096);
   EXPECT_EQ(options.max_message_bytes, 16777216);
   EXPECT_GE(options.workers, 1);
@@ -60,6 +62,18 @@ TEST_F(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(options.drain_seconds, 1);
   EXPECT_EQ(options.port_file, "p");
   EXPECT_EQ(options.log_level, "debug");
+}
+
+TEST_F(OptionsTest, TlsFilesBelongTogether) {
+  Options options = parse({"--registry", registry(), "--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"});
+  EXPECT_FALSE(exit_code_) << output_;
+  EXPECT_EQ(options.tls.cert, "c");
+  EXPECT_EQ(options.tls.key, "k");
+  EXPECT_EQ(options.tls.client_ca, "a");
+  for (const char* flag : {"--tls-cert", "--tls-key", "--tls-client-ca"}) {
+    parse({"--registry", registry(), flag, "f"});
+    EXPECT_EQ(exit_code_, 2) << flag;
+  }
 }
 
 TEST_F(OptionsTest, MistakesNameTheFlag) {
