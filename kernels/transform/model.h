@@ -48,6 +48,7 @@ struct Buckets {
 struct HashBuckets {
   uint64_t size;
   uint64_t seed;
+  uint64_t inverse = ~uint64_t{0} / size;  // for a remainder without a division
 };
 using Encoder = std::variant<StringVocabulary, IntVocabulary, Buckets, HashBuckets>;
 
@@ -71,25 +72,29 @@ struct Model {
   std::vector<CategoricalFeature> categorical;
 };
 
-// An input's column as sent; null when an optional input is absent.
-struct Bound {
-  const Column* column = nullptr;
-  bool context = false;
-};
-
 // spec.cc. Throws SpecError.
 Model parse_model(std::string_view json);
 
-// validate.cc: checks every column against the model and returns one Bound per input. Throws InputError.
-std::vector<Bound> bind(const Model& model, int64_t rows, std::span<const Column> context,
-                        std::span<const Column> candidates, const Limits& limits);
+// validate.cc: FeatureSpec::check(). Throws InputError.
+void bind(const Model& model, int64_t rows, std::span<const Column> context, std::span<const Column> candidates,
+          const Limits& limits, CheckedColumns& out);
+
+// dense.cc. The steps, then saturated and rounded.
+float transform_dense(const std::vector<Step>& steps, double value);
+// The same of many values, to the bit. Overwrites `values`; `out` has their size.
+void transform_dense(const std::vector<Step>& steps, std::span<double> values, float* out);
 
 // encode.cc.
-float transform_dense(const std::vector<Step>& steps, double value);
 int64_t encode_value(const Encoder& encoder, double value);            // Buckets
 int64_t encode_value(const Encoder& encoder, int64_t value);           // IntVocabulary, HashBuckets, Buckets
 int64_t encode_value(const Encoder& encoder, std::string_view value);  // StringVocabulary, HashBuckets
-void encode(const Model& model, const std::vector<Bound>& bound, int64_t rows, bool local_ids, Batch& out);
+
+// append.cc: FeatureSpec::append(). Throws std::bad_alloc.
+void append_rows(const Model& model, const CheckedColumns& checked, int64_t first, int64_t count, bool local_ids,
+                 Batch& out);
+
+// batch.cc: makes a batch longer by so many of each, all zeros. Throws std::bad_alloc, and then the batch is as it was.
+void extend(Batch& batch, int64_t rows, size_t ids, size_t offsets);
 
 std::string_view type_name(InputType type);
 

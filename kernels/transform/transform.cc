@@ -42,10 +42,24 @@ int64_t FeatureSpec::categorical_slots() const { return impl_->model.categorical
 int64_t FeatureSpec::table_rows() const { return impl_->model.table_rows; }
 std::span<const InputInfo> FeatureSpec::inputs() const { return impl_->inputs; }
 
+bool FeatureSpec::reads(std::string_view input) const { return impl_->model.input_positions.find(input) >= 0; }
+
+void FeatureSpec::check(int64_t rows, std::span<const Column> context, std::span<const Column> candidates,
+                        const Limits& limits, CheckedColumns& out) const {
+  bind(impl_->model, rows, context, candidates, limits, out);
+}
+
+void FeatureSpec::append(const CheckedColumns& checked, int64_t first, int64_t count, Batch& out,
+                         bool local_ids) const {
+  append_rows(impl_->model, checked, first, count, local_ids, out);
+}
+
 void FeatureSpec::apply(int64_t rows, std::span<const Column> context, std::span<const Column> candidates,
                         const Limits& limits, Batch& out, bool local_ids) const {
-  const std::vector<Bound> bound = bind(impl_->model, rows, context, candidates, limits);
-  encode(impl_->model, bound, rows, local_ids, out);
+  CheckedColumns checked;
+  check(rows, context, candidates, limits, checked);
+  out.clear();
+  append(checked, 0, rows, out, local_ids);
 }
 
 }  // namespace smt::transform

@@ -1,5 +1,6 @@
-// Checks the columns of one call before anything is computed. All of a batch's sizes are settled here: encode.cc
+// Checks the columns of one call before anything is computed. All of a batch's sizes are settled here: append.cc
 // relies on it and does not look again.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -48,8 +49,9 @@ size_t row_of(const Column& column, size_t index) {
   return row;
 }
 
+// Also appends the column's part of CheckedColumns::value_starts.
 void check_lengths(const Input& input, const Column& column, int64_t rows, int64_t values, bool context,
-                   int64_t max_list) {
+                   int64_t max_list, std::vector<int64_t>& starts) {
   const char* unit = context ? " (a context feature holds one row)" : ", one per row";
   if (column.lengths.empty()) {
     if (values == rows) return;
@@ -62,11 +64,17 @@ void check_lengths(const Input& input, const Column& column, int64_t rows, int64
   int64_t sum = 0;
   int32_t least = 0;
   int32_t most = 0;
-  for (const int32_t length : column.lengths) {
-    sum += length;
-    least = length < least ? length : least;
-    most = length > most ? length : most;
+  for (auto left = column.lengths; !left.empty();) {
+    starts.push_back(sum);
+    const auto block = left.first(std::min<size_t>(CheckedColumns::kStartsEvery, left.size()));
+    for (const int32_t length : block) {
+      sum += length;
+      least = length < least ? length : least;
+      most = length > most ? length : most;
+    }
+    left = left.subspan(block.size());
   }
+  starts.push_back(sum);
   if (least < 0 || most > limit) {
     for (size_t row = 0;; ++row) {
       const int64_t length = column.lengths[row];
@@ -94,10 +102,11 @@ void check_finite(const Column& column, std::span<const T> values) {
   }
 }
 
-void check_column(const Input& input, const Column& column, int64_t rows, bool context, const Limits& limits) {
+void check_column(const Input& input, const Column& column, int64_t rows, bool context, const Limits& limits,
+                  std::vector<int64_t>& starts) {
   check_type(input, column);
   const auto values = static_cast<int64_t>(std::visit([](const auto& v) { return v.size(); }, column.values));
-  check_lengths(input, column, context ? 1 : rows, values, context, limits.max_list);
+  check_lengths(input, column, context ? 1 : rows, values, context, limits.max_list, starts);
   if (const auto* floats = std::get_if<FloatValues>(&column.values)) check_finite(column, *floats);
   if (const auto* doubles = std::get_if<DoubleValues>(&column.values)) check_finite(column, *doubles);
 }
@@ -110,30 +119,30 @@ void check_column(const Input& input, const Column& column, int64_t rows, bool c
 
 }  // namespace
 
-std::vector<Bound> bind(const Model& model, int64_t rows, std::span<const Column> context,
-                        std::span<const Column> candidates, const Limits& limits) {
+void bind(const Model& model, int64_t rows, std::span<const Column> context, std::span<const Column> candidates,
+          const Limits& limits, CheckedColumns& out) {
   if (rows < 1 || rows > limits.max_rows) {
     throw InputError("rows: " + std::to_string(rows) + "; expected 1.." + std::to_string(limits.max_rows));
   }
-  std::vector<Bound> bound(model.inputs.size());
+  out.inputs.assign(model.inputs.size(), {});
+  out.value_starts.clear();
   const auto add = [&](const Column& column, bool is_context) {
     const int64_t position = model.input_positions.find(column.name);
     if (position < 0) fail_unknown(model, column);
-    Bound& entry = bound[static_cast<size_t>(position)];
+    CheckedColumns::Input& entry = out.inputs[static_cast<size_t>(position)];
     if (entry.column != nullptr) {
       fail(column, entry.context == is_context ? "sent twice" : "sent both as context and as candidate", "once");
     }
-    check_column(model.inputs[static_cast<size_t>(position)], column, rows, is_context, limits);
-    entry = {&column, is_context};
+    entry = {&column, is_context, out.value_starts.size()};
+    check_column(model.inputs[static_cast<size_t>(position)], column, rows, is_context, limits, out.value_starts);
   };
   for (const Column& column : context) add(column, true);
   for (const Column& column : candidates) add(column, false);
-  for (size_t i = 0; i < bound.size(); ++i) {
-    if (bound[i].column != nullptr || !model.inputs[i].required) continue;
+  for (size_t i = 0; i < out.inputs.size(); ++i) {
+    if (out.inputs[i].column != nullptr || !model.inputs[i].required) continue;
     throw InputError(feature(model.inputs[i].name) + ": not sent; expected it, it is required (type " +
                      std::string(type_name(model.inputs[i].type)) + ")");
   }
-  return bound;
 }
 
 }  // namespace smt::transform
