@@ -17,7 +17,10 @@ from bench.shapes import (
     reference,
     split_rows,
 )
+from smt.kernels import cpu
 from smt.kernels.cpu import ROW_BLOCK
+from smt.serving.compile import MAX_DIFFERENCE, example_inputs
+from smt.serving.fused import FusedFunction, tile_program
 from smt.training.model import serving_function
 from tests.bench.support import tiny_shape
 
@@ -105,3 +108,19 @@ def test_rows_of_scenarios_are_padded_to_blocks(scenarios: int) -> None:
     for scenario, count in enumerate(counts):
         blocks = int((slots == scenario).sum())
         assert (blocks - 1) * ROW_BLOCK < count <= blocks * ROW_BLOCK
+
+
+@pytest.mark.parametrize("name", ["R1", "R3"])
+def test_the_compiler_takes_a_template_in_bf16(name: str) -> None:
+    """Its check feeds random weights, on which bf16 must not be taken for a fault."""
+    template = load_shape(name).template
+    function, program = serving_function(template).eval(), tile_program(template, "bf16")
+    inputs = example_inputs(template, 200, 1000, 900, 333, seed=4)
+    slab, table, *features = inputs
+    fused = FusedFunction(program)(
+        cpu.pack(slab, program)[None], cpu.block_slots(200), table, torch.zeros(1, dtype=torch.int64), *features
+    )
+    with torch.no_grad():
+        expected = function(*inputs)
+    assert (fused - expected).abs().max() <= MAX_DIFFERENCE["bf16"] / 2
+    assert expected.std(dim=0).min() > 0.05
