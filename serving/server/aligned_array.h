@@ -1,5 +1,5 @@
-// An array in its own memory mapping: page-aligned (hence 64-byte aligned, as template binaries want), zeroed, on huge
-// pages where the kernel grants them, and given back to the system as soon as it is destroyed.
+// An array in its own memory mapping: page-aligned, zeroed, on huge pages where the kernel grants them, and given back
+// to the system as soon as it is destroyed.
 #pragma once
 
 #include <sys/mman.h>

@@ -52,15 +52,6 @@ at::Tensor view(const T* data, const std::array<int64_t, N>& shape) {
   return at::from_blob(const_cast<T*>(data), shape, at::TensorOptions().dtype(kType));
 }
 
-// `blocks` zeros: every block of rows is of slot 0. They belong to the calling thread and are valid until its next
-// call; once a thread has seen its largest batch, nothing is allocated.
-std::span<const int32_t> zero_slots(int64_t blocks) {
-  thread_local std::vector<int32_t> zeros;
-  auto count = static_cast<size_t>(blocks);
-  if (zeros.size() < count) zeros.resize(count);
-  return std::span(zeros).first(count);
-}
-
 class AotiBinary final : public TemplateBinary {
  public:
   AotiBinary(const std::filesystem::path& dir, const std::string& shown, BinaryManifest manifest, size_t instances)
@@ -68,18 +59,21 @@ class AotiBinary final : public TemplateBinary {
         // One runner per thread: the container hands a free one to each call and makes callers wait when none is left.
         loader_((dir / "model.pt2").string(), "model", /*run_single_threaded=*/false, instances) {}
 
-  void run(const WeightsView& weights, const transform::Batch& batch, std::vector<float>& out) const override {
+  void run(std::span<const int32_t> block_slot, const transform::Batch& batch, std::vector<float>& out) const override {
+    auto size = [](const auto& values) { return static_cast<int64_t>(values.size()); };
+    if (size(block_slot) != (batch.rows + cpu::kRowBlock - 1) / cpu::kRowBlock) {
+      throw std::invalid_argument("block_slot: found " + std::to_string(block_slot.size()) + " entries for " +
+                                  std::to_string(batch.rows) + " rows; expected one for each " +
+                                  std::to_string(cpu::kRowBlock));
+    }
     c10::InferenceMode guard;
     const BinaryManifest& abi = manifest();
-    // An arena of one slot, whose table begins the pool.
-    static constexpr int64_t kPoolBase = 0;
-    std::span<const int32_t> slots = zero_slots((batch.rows + cpu::kRowBlock - 1) / cpu::kRowBlock);
-    auto size = [](const auto& values) { return static_cast<int64_t>(values.size()); };
+    WeightArena::View weights = arena();
     std::vector<at::Tensor> inputs{
-        view(reinterpret_cast<const uint8_t*>(weights.packed.data()), std::array{int64_t{1}, abi.packed_bytes}),
-        view(slots.data(), std::array{size(slots)}),
-        view(weights.table.data(), std::array{weights.table_rows, abi.dim}),
-        view(&kPoolBase, std::array{int64_t{1}}),
+        view(reinterpret_cast<const uint8_t*>(weights.slots), std::array{weights.slot_count, abi.packed_bytes}),
+        view(block_slot.data(), std::array{size(block_slot)}),
+        view(weights.pool, std::array{weights.pool_rows, abi.dim}),
+        view(weights.pool_base, std::array{weights.slot_count}),
         view(batch.dense.data(), std::array{batch.rows, abi.dense_slots}),
         view(batch.ids.data(), std::array{size(batch.ids)}),
         view(batch.offsets.data(), std::array{size(batch.offsets)}),

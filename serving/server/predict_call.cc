@@ -11,6 +11,7 @@
 #include "names.h"
 #include "parse_message.h"
 #include "predict_columns.h"
+#include "program.h"
 #include "request_arena.h"
 #include "wire_scan.h"
 
@@ -48,6 +49,7 @@ int64_t microseconds(Job::Clock::duration duration) {
 struct Scratch {
   PredictColumns columns;
   transform::Batch batch;
+  std::vector<int32_t> block_slot;
   std::vector<float> scores;
 };
 
@@ -186,7 +188,9 @@ void PredictCall::score() {
   limits.max_rows = state_.options.max_rows;
   snapshot_->features.apply(request_->rows(), use.columns.context(), use.columns.candidates(), limits, use.batch);
   Clock::time_point transformed = Clock::now();
-  snapshot_->binary->run(snapshot_->view(), use.batch, use.scores);
+  use.block_slot.assign(static_cast<size_t>((use.batch.rows + cpu::kRowBlock - 1) / cpu::kRowBlock),
+                        snapshot_->weights.index());
+  snapshot_->binary->run(use.block_slot, use.batch, use.scores);
   Clock::time_point computed = Clock::now();
   fill_response(use.scores);
   v1::Timings* timings = response_->mutable_timings();

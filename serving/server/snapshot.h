@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "aligned_array.h"
 #include "manifest.h"
 #include "template_binary.h"
 #include "transform.h"
@@ -17,8 +16,8 @@ namespace smt::server {
 // the scenario store holds one reference while the version is current, each request holds one from admission to its
 // response. The weights live exactly as long as any of them; whoever drops the last reference frees them.
 //
-// Invariants: tasks' heads < binary's tasks; packed weights, table and features have the sizes that the binary expects;
-// every row that features can produce lies inside the table; all weights are finite.
+// Invariants: tasks' heads < binary's tasks; weights are of the binary's arena, and they and features have the sizes
+// that it expects; every row that features can produce lies inside the table; all weights are finite.
 struct LoadedSnapshot {
   std::string scenario;
   std::string version;
@@ -27,13 +26,10 @@ struct LoadedSnapshot {
   std::vector<Task> tasks;
   double created = 0;  // seconds since the epoch, 0 if the manifest does not say
   transform::FeatureSpec features;
-  AlignedArray<std::byte> packed;  // the dense weights, by binary->pack()
-  AlignedArray<float> table;       // [table_rows, dim], row-major
-  int64_t table_rows = 0;
   std::shared_ptr<const TemplateBinary> binary;
+  WeightSlot weights;  // the dense weights, packed, and the table: what freeing this snapshot gives back
 
-  WeightsView view() const { return {packed.values(), table.values(), table_rows}; }
-  int64_t weight_bytes() const { return static_cast<int64_t>(packed.bytes() + table.bytes()); }
+  int64_t weight_bytes() const { return weights.bytes(); }
 };
 
 }  // namespace smt::server

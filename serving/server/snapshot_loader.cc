@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "aligned_array.h"
 #include "file_io.h"
 #include "names.h"
 #include "refusal.h"
@@ -67,7 +68,8 @@ void probe(const LoadedSnapshot& snapshot, const std::string& shown) {
   const BinaryManifest& binary = snapshot.binary->manifest();
   std::vector<float> scores;
   try {
-    snapshot.binary->run(snapshot.view(), trial_batch(binary, snapshot.table_rows), scores);
+    const int32_t slot = snapshot.weights.index();
+    snapshot.binary->run({&slot, 1}, trial_batch(binary, snapshot.weights.table_rows()), scores);
   } catch (const std::exception& error) {
     throw Refused(Reason::kProbe, shown + ": a trial row failed: " + shortened(error.what(), 500));
   }
@@ -77,6 +79,29 @@ void probe(const LoadedSnapshot& snapshot, const std::string& shown) {
                     shown + ": the score of a trial row for task " + quote(task.name) + " is not finite");
     }
   }
+}
+
+// The table goes from the file into its place in the arena; of the dense weights only the packed form stays.
+WeightSlot load_weights(const fs::path& path, const std::string& shown, const FileEntry& file,
+                        const TemplateBinary& binary, int64_t table_rows, std::stop_token stop) {
+  const BinaryManifest& abi = binary.manifest();
+  AlignedArray<float> slab;
+  WeightSlot slot;
+  auto place = [&](const WeightShapes& found) -> WeightPlaces {
+    expect(Reason::kWeights, found.slab_elements, abi.slab_elements, shown, "elements of tensor 'slab'");
+    expect(Reason::kWeights, found.dim, abi.dim, shown, "columns of tensor 'table'");
+    expect(Reason::kWeights, found.table_rows, table_rows, shown, "rows of tensor 'table'");
+    slab = AlignedArray<float>(static_cast<size_t>(found.slab_elements));
+    try {
+      slot = binary.allocate(found.table_rows);
+    } catch (const ArenaError& error) {
+      throw Refused(Reason::kIo, shown + ": " + error.what());
+    }
+    return {slab.values(), slot.table()};
+  };
+  read_weights(path, shown, file, place, std::move(stop));
+  binary.pack(slab.values(), slot);
+  return slot;
 }
 
 std::shared_ptr<const LoadedSnapshot> load_verified(const Registry& registry, BinaryCache& binaries,
@@ -99,16 +124,9 @@ std::shared_ptr<const LoadedSnapshot> load_verified(const Registry& registry, Bi
   }
   transform::FeatureSpec features = parse_features(manifest, abi, shown);
 
-  std::string weights_shown = registry.shown(weights_path);
-  Weights weights = read_weights(weights_path, weights_shown, manifest.weights, std::move(stop));
-  expect(Reason::kWeights, static_cast<int64_t>(weights.slab.values().size()), abi.slab_elements, weights_shown,
-         "elements of tensor 'slab'");
-  expect(Reason::kWeights, weights.dim, abi.dim, weights_shown, "columns of tensor 'table'");
   // The binary's smallest table has two rows, also for a scenario without categorical features.
-  expect(Reason::kWeights, weights.table_rows, std::max<int64_t>(features.table_rows(), 2), weights_shown,
-         "rows of tensor 'table'");
-  AlignedArray<std::byte> packed = binary->pack(weights.slab.values());
-  weights.slab = {};  // what is served keeps only the packed form
+  WeightSlot weights = load_weights(weights_path, registry.shown(weights_path), manifest.weights, *binary,
+                                    std::max<int64_t>(features.table_rows(), 2), std::move(stop));
 
   LoadedSnapshot snapshot{.scenario = scenario,
                           .version = version,
@@ -117,10 +135,8 @@ std::shared_ptr<const LoadedSnapshot> load_verified(const Registry& registry, Bi
                           .tasks = std::move(manifest.tasks),
                           .created = manifest.created,
                           .features = std::move(features),
-                          .packed = std::move(packed),
-                          .table = std::move(weights.table),
-                          .table_rows = weights.table_rows,
-                          .binary = std::move(binary)};
+                          .binary = std::move(binary),
+                          .weights = std::move(weights)};
   probe(snapshot, registry.shown(dir));
   return std::make_shared<const LoadedSnapshot>(std::move(snapshot));
 }

@@ -66,17 +66,25 @@ std::unique_ptr<const cpu::CompiledProgram> compile(const BinaryManifest& manife
   return compiled;
 }
 
+std::shared_ptr<WeightArena> reserve(const BinaryManifest& manifest, const std::string& shown) {
+  try {
+    return std::make_shared<WeightArena>(manifest.packed_bytes, manifest.dim);
+  } catch (const ArenaError& error) {
+    throw Refused(Reason::kIo, shown + ": " + error.what());
+  }
+}
+
 }  // namespace
 
 TemplateBinary::TemplateBinary(BinaryManifest manifest, const std::string& shown)
-    : manifest_(std::move(manifest)), program_(compile(manifest_, shown)) {}
+    : manifest_(std::move(manifest)), program_(compile(manifest_, shown)), arena_(reserve(manifest_, shown)) {}
 
 TemplateBinary::~TemplateBinary() = default;
 
-AlignedArray<std::byte> TemplateBinary::pack(std::span<const float> slab) const {
-  AlignedArray<std::byte> packed(static_cast<size_t>(manifest_.packed_bytes));
-  program_->pack(slab, packed.values().data());
-  return packed;
+WeightSlot TemplateBinary::allocate(int64_t table_rows) const { return {arena_, table_rows}; }
+
+void TemplateBinary::pack(std::span<const float> slab, WeightSlot& slot) const {
+  program_->pack(slab, slot.packed().data());
 }
 
 }  // namespace smt::server

@@ -1,5 +1,6 @@
-// A template compiled once: a function of (weights, features). It holds no weights, so every scenario of the template
-// shares it. This header knows nothing of torch, so that proto-facing code may include it.
+// A template compiled once: a function of (weights, features), and the arena of the weights that it is called with. The
+// function holds none itself, so every scenario of the template shares it. This header knows nothing of torch, so that
+// proto-facing code may include it.
 #pragma once
 
 #include <cstddef>
@@ -9,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "aligned_array.h"
 #include "manifest.h"
 #include "transform.h"
+#include "weight_arena.h"
 
 namespace smt::cpu {
 class CompiledProgram;
@@ -19,18 +20,12 @@ class CompiledProgram;
 
 namespace smt::server {
 
-// One scenario's weights as the binary takes them; views.
-struct WeightsView {
-  std::span<const std::byte> packed;  // [packed_bytes], what pack() made; 64-byte aligned
-  std::span<const float> table;       // [table_rows, dim], 64-byte aligned
-  int64_t table_rows = 0;
-};
-
-// Thread-safe: pack() and run() may be called from several threads at once.
+// Thread-safe: every member may be called from several threads at once.
 class TemplateBinary {
  public:
-  // Compiles the manifest's tile program. Throws Refused(kBinary), naming the file `shown` and the field, when it is no
-  // program of this server's kernels or does not have the manifest's sizes.
+  // Compiles the manifest's tile program and reserves the arena. Throws Refused(kBinary), naming the file `shown` and
+  // the field, when it is no program of this server's kernels or does not have the manifest's sizes; Refused(kIo) when
+  // there are no addresses left.
   TemplateBinary(BinaryManifest manifest, const std::string& shown);
   virtual ~TemplateBinary();
   TemplateBinary(const TemplateBinary&) = delete;
@@ -38,19 +33,30 @@ class TemplateBinary {
 
   const BinaryManifest& manifest() const { return manifest_; }
 
-  // A snapshot's dense weights [slab_elements] in the form that the kernels read: [packed_bytes]. Takes milliseconds
-  // for each megabyte: once, when a snapshot is loaded, never on a serving thread.
-  // Throws std::bad_alloc, or std::invalid_argument when the slab is shorter than what the program reads.
-  AlignedArray<std::byte> pack(std::span<const float> slab) const;
+  // A place for one snapshot's weights: a slot of packed_bytes, and table_rows rows of the pool. Cheap: memory is taken
+  // when it is written to. Throws ArenaError, std::bad_alloc.
+  WeightSlot allocate(int64_t table_rows) const;
 
-  // Scores `batch` (as FeatureSpec::apply makes it, its ids below table_rows) under `weights`, whose sizes fit the
-  // manifest; both are only read, and only until run() returns. `out` becomes [rows, tasks], row-major.
-  // Throws std::exception when the compiled code fails.
-  virtual void run(const WeightsView& weights, const transform::Batch& batch, std::vector<float>& out) const = 0;
+  // Fills `slot`, which allocate() made, with a snapshot's dense weights [slab_elements] in the form that the kernels
+  // read. Takes milliseconds for each megabyte: once, when a snapshot is loaded, never on a serving thread.
+  // Throws std::invalid_argument when the slab is shorter than what the program reads.
+  void pack(std::span<const float> slab, WeightSlot& slot) const;
+
+  // Scores `batch` (made by FeatureSpecs, each row's ids below its scenario's table_rows): rows of block b, of
+  // cpu::kRowBlock rows, under the weights of slot block_slot[b]. The caller holds the slots, and their owners do not
+  // write to them, until run() returns. `out` becomes [rows, tasks], row-major.
+  // Throws std::invalid_argument when block_slot has another length than ceil(rows / cpu::kRowBlock), std::exception
+  // when the compiled code fails.
+  virtual void run(std::span<const int32_t> block_slot, const transform::Batch& batch,
+                   std::vector<float>& out) const = 0;
+
+ protected:
+  WeightArena::View arena() const { return arena_->view(); }
 
  private:
   BinaryManifest manifest_;
   std::unique_ptr<const cpu::CompiledProgram> program_;
+  std::shared_ptr<WeightArena> arena_;  // shared with the slots taken from it
 };
 
 }  // namespace smt::server

@@ -312,6 +312,26 @@ def test_hot_swap_under_load(registry_folder: Path, runner: BinaryRunner, templa
             np.testing.assert_allclose(scores[task], expected[seed_of[version]][task], rtol=1e-4, atol=2e-5)
 
 
+def test_scenarios_keep_apart_through_many_swaps(
+    registry_folder: Path, runner: BinaryRunner, template: Template, tmp_path: Path
+) -> None:
+    """Three scenarios whose tables differ in size take each other's places in memory, and each scores as if alone."""
+    registry = Registry(registry_folder)
+    cases = (FEED, SEARCH, VIDEO)
+    seeds = [1, 1, 1]
+    for case in cases:
+        case.publish(registry, template, seed=1)
+    with RunningServer(registry_folder, tmp_path) as server, Client(server.target, timeout=60) as client:
+        for which in [0, 1, 0, 2, 2, 1] * 3:
+            seeds[which] += 1
+            version = cases[which].publish(registry, template, seeds[which]).version
+            wait_for_version(client, cases[which].name, version)
+            for case, seed in zip(cases, seeds, strict=True):
+                found = client.predict(case.name, case.rows(30))
+                for task, expected in case.scored(runner, template, seed, case.rows(30)).items():
+                    np.testing.assert_array_equal(found[task], expected)
+
+
 def test_another_set_of_inputs_and_tasks_after_a_swap(
     registry_folder: Path, runner: BinaryRunner, template: Template, tmp_path: Path
 ) -> None:

@@ -69,7 +69,7 @@ TEST(ScenarioStore, WeightsLiveAsLongAsARequestUsesThem) {
   std::shared_ptr<const LoadedSnapshot> request = store.find("a");
   EXPECT_EQ(store.publish(fake_snapshot("a", "new", 2))->version, "old");
   EXPECT_EQ(freed, 0);
-  EXPECT_EQ(packed_float(request->view(), 0), 1.0F);
+  EXPECT_EQ(packed_float(request->weights.packed(), 0), 1.0F);
   request.reset();
   EXPECT_EQ(freed, 1);
 }
@@ -108,7 +108,7 @@ TEST(ScenarioStore, ReadersNeverSeeAMixedOrFreedSnapshot) {
         int version = std::stoi(snapshot->version);
         if (version < last) ++wrong;  // a reader never goes back
         last = version;
-        for (float element : as_floats(snapshot->packed.values())) {
+        for (float element : as_floats(snapshot->weights.packed())) {
           if (element != static_cast<float>(version)) ++wrong;
         }
       } while (!done.load());

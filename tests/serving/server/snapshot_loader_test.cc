@@ -67,7 +67,7 @@ TEST_F(SnapshotLoaderTest, LoadsWhatIsWhole) {
   EXPECT_EQ(snapshot->version, kVersion);
   EXPECT_EQ(snapshot->tasks[1].name, "like");
   EXPECT_EQ(snapshot->features.table_rows(), kTableRows);
-  EXPECT_EQ(snapshot->table_rows, kTableRows);
+  EXPECT_EQ(snapshot->weights.table_rows(), kTableRows);
   EXPECT_EQ(snapshot->weight_bytes(), kPacked + int64_t{4} * kTableRows * kDim) << "the float slab is not kept";
   EXPECT_DOUBLE_EQ(snapshot->created, 1767323045.25);
 }
@@ -79,10 +79,10 @@ TEST_F(SnapshotLoaderTest, PacksTheDenseWeights) {
   registry_.snapshot("income", kVersion,
                      safetensors({{"slab", {kSlab}, slab}, {"table", {kTableRows, kDim}, std::vector<float>(10, 7)}}));
   auto snapshot = load();
-  WeightsView found = snapshot->view();
-  ASSERT_EQ(found.packed.size(), static_cast<size_t>(kPacked));
-  EXPECT_EQ(reinterpret_cast<uintptr_t>(found.packed.data()) % 64, 0U);
-  const auto* mlp = reinterpret_cast<const uint16_t*>(found.packed.data());  // [16 pairs of k][16 columns][2] bf16
+  std::span<const std::byte> packed = snapshot->weights.packed();
+  ASSERT_EQ(packed.size(), static_cast<size_t>(kPacked));
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(packed.data()) % 64, 0U);
+  const auto* mlp = reinterpret_cast<const uint16_t*>(packed.data());  // [16 pairs of k][16 columns][2] bf16
   for (size_t n = 0; n < 16; ++n) {
     for (size_t k = 0; k < 32; ++k) {
       uint32_t bits = uint32_t{mlp[(k / 2 * 16 + n) * 2 + k % 2]} << 16;
@@ -93,7 +93,7 @@ TEST_F(SnapshotLoaderTest, PacksTheDenseWeights) {
   }
   auto expect_floats = [&](int64_t at, size_t first, size_t count) {
     for (size_t i = 0; i < 16; ++i) {
-      EXPECT_EQ(packed_float(found, at + static_cast<int64_t>(4 * i)), i < count ? slab[first + i] : 0.0F)
+      EXPECT_EQ(packed_float(packed, at + static_cast<int64_t>(4 * i)), i < count ? slab[first + i] : 0.0F)
           << at << " " << i;
     }
   };
@@ -101,8 +101,9 @@ TEST_F(SnapshotLoaderTest, PacksTheDenseWeights) {
   expect_floats(kPackedHeads, 8, 6);
   expect_floats(kPackedHeads + 64, 14, 6);
   expect_floats(kPackedHeadBias, 20, 2);
-  EXPECT_EQ(found.table.size(), static_cast<size_t>(kTableRows * kDim));
-  EXPECT_EQ(found.table[9], 7.0F);
+  std::span<const float> table = snapshot->weights.table();
+  EXPECT_EQ(table.size(), static_cast<size_t>(kTableRows * kDim));
+  EXPECT_EQ(table[9], 7.0F);
 }
 
 TEST_F(SnapshotLoaderTest, OneBinaryServesEveryScenario) {
@@ -268,10 +269,10 @@ TEST_F(SnapshotLoaderTest, SurvivesAnyProgram) {
 }
 
 TEST_F(SnapshotLoaderTest, RefusesWhatFailsOnATrialRow) {
-  score_ = [](const WeightsView&) { return std::numeric_limits<float>::quiet_NaN(); };
+  score_ = [](std::span<const std::byte>) { return std::numeric_limits<float>::quiet_NaN(); };
   expect_refusal(Reason::kProbe, "trial row for task 'click' is not finite");
   cache_.prune();
-  score_ = [](const WeightsView&) -> float { throw std::runtime_error("shape mismatch"); };
+  score_ = [](std::span<const std::byte>) -> float { throw std::runtime_error("shape mismatch"); };
   expect_refusal(Reason::kProbe, "a trial row failed: shape mismatch");
 }
 

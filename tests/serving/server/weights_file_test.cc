@@ -12,36 +12,69 @@
 namespace smt::server {
 namespace {
 
+struct Weights {
+  WeightShapes shapes;
+  std::vector<float> slab;
+  std::vector<float> table;
+
+  PlaceWeights place() {
+    return [this](const WeightShapes& found) -> WeightPlaces {
+      shapes = found;
+      slab.resize(static_cast<size_t>(found.slab_elements));
+      table.resize(static_cast<size_t>(found.table_rows * found.dim));
+      return {slab, table};
+    };
+  }
+};
+
 class WeightsFile : public ::testing::Test {
  protected:
   // Reads `file`, of which the manifest says what it says of `promised`.
   Weights read(const std::string& file, const std::string& promised) {
     std::filesystem::path path = folder_.path() / "weights.safetensors";
     write_file(path, file);
-    return read_weights(path, "w", {"weights.safetensors", promised.size(), sha256_hex(promised)});
+    Weights weights;
+    read_weights(path, "w", {"weights.safetensors", promised.size(), sha256_hex(promised)}, weights.place());
+    return weights;
   }
   Weights read(const std::string& file) { return read(file, file); }
 
   TemporaryFolder folder_;
 };
 
-TEST_F(WeightsFile, ReadsAlignedTensors) {
+TEST_F(WeightsFile, ReadsTensorsToTheirPlaces) {
   Weights found = read(safetensors({{"slab", {3}, {1, 2, 3}}, {"table", {2, 2}, {4, 5, 6, 7}}}));
-  EXPECT_EQ(std::vector<float>(found.slab.values().begin(), found.slab.values().end()), (std::vector<float>{1, 2, 3}));
-  EXPECT_EQ(std::vector<float>(found.table.values().begin(), found.table.values().end()),
-            (std::vector<float>{4, 5, 6, 7}));
-  EXPECT_EQ(found.table_rows, 2);
-  EXPECT_EQ(found.dim, 2);
-  EXPECT_EQ(reinterpret_cast<uintptr_t>(found.slab.values().data()) % 64, 0U);
-  EXPECT_EQ(reinterpret_cast<uintptr_t>(found.table.values().data()) % 64, 0U);
+  EXPECT_EQ(found.slab, (std::vector<float>{1, 2, 3}));
+  EXPECT_EQ(found.table, (std::vector<float>{4, 5, 6, 7}));
+  EXPECT_EQ(found.shapes.table_rows, 2);
+  EXPECT_EQ(found.shapes.dim, 2);
+}
+
+TEST_F(WeightsFile, ReportsWhatDoesNotFitUnlessTheFileIsDamaged) {
+  std::string file = weights();
+  std::filesystem::path path = folder_.path() / "w";
+  auto refuse = [](const WeightShapes&) -> WeightPlaces { throw Refused(Reason::kWeights, "does not fit"); };
+  auto load = [&](const std::string& sha256) { read_weights(path, "w", {"w", file.size(), sha256}, refuse); };
+  write_file(path, file);
+  expect_refused(
+      Reason::kWeights, [&] { load(sha256_hex(file)); }, "does not fit");
+  expect_refused(
+      Reason::kChecksum, [&] { load(std::string(64, '0')); }, "sha256 is");
+  auto no_memory = [](const WeightShapes&) -> WeightPlaces { throw std::bad_alloc(); };
+  expect_refused(
+      Reason::kIo,
+      [&] {
+        read_weights(path, "w", {"w", file.size(), sha256_hex(file)}, no_memory);
+      },
+      "not enough memory for " + std::to_string(file.size()) + " bytes of weights");
 }
 
 TEST_F(WeightsFile, ReadsFilesLongerThanOneChunk) {
   std::vector<float> values(700'000);
   for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
   Weights found = read(safetensors({{"slab", {1}, {9}}, {"table", {350'000, 2}, values}}));
-  EXPECT_EQ(found.table.values()[699'999], 699'999.0F);
-  EXPECT_EQ(found.table.values()[262'144], 262'144.0F);
+  EXPECT_EQ(found.table[699'999], 699'999.0F);
+  EXPECT_EQ(found.table[262'144], 262'144.0F);
 }
 
 TEST_F(WeightsFile, RefusesEveryTruncationAndSaysWhatTheManifestPromised) {
@@ -127,14 +160,14 @@ TEST_F(WeightsFile, RefusesWhatIsNoFile) {
   FileEntry entry{"weights.safetensors", 10, std::string(64, '0')};
   std::filesystem::path path = folder_.path() / "w";
   expect_refused(
-      Reason::kManifest, [&] { read_weights(path, "w", entry); }, "w: no such file");
+      Reason::kManifest, [&] { read_weights(path, "w", entry, Weights().place()); }, "w: no such file");
   std::filesystem::create_directory(path);
   expect_refused(
-      Reason::kManifest, [&] { read_weights(path, "w", entry); }, "w: not a regular file");
+      Reason::kManifest, [&] { read_weights(path, "w", entry, Weights().place()); }, "w: not a regular file");
   std::filesystem::remove(path);
   ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
   expect_refused(
-      Reason::kManifest, [&] { read_weights(path, "w", entry); }, "w: not a regular file");
+      Reason::kManifest, [&] { read_weights(path, "w", entry, Weights().place()); }, "w: not a regular file");
 }
 
 TEST_F(WeightsFile, StopsWhenAsked) {
@@ -145,7 +178,8 @@ TEST_F(WeightsFile, StopsWhenAsked) {
   expect_refused(
       Reason::kIo,
       [&] {
-        read_weights(folder_.path() / "w", "w", {"w", file.size(), sha256_hex(file)}, stop.get_token());
+        read_weights(folder_.path() / "w", "w", {"w", file.size(), sha256_hex(file)}, Weights().place(),
+                     stop.get_token());
       },
       "interrupted by shutdown");
 }

@@ -1,0 +1,47 @@
+// Addresses reserved for memory that is needed bit by bit and must not move: a reservation costs neither memory nor a
+// share of what the system promises (commit charge) until a part of it is used.
+#pragma once
+
+#include <cstddef>
+
+namespace smt::server {
+
+inline constexpr size_t kHugePage = size_t{2} << 20;
+
+// Owns [data(), data() + bytes()), aligned to kHugePage. Of it, [0, accessible()) may be read and written: zeros until
+// written, in small pages unless prefer_huge_pages() asks for more. What was made accessible stays so, because code
+// that checks a position against that bound may run at any moment; only its pages go back to the system. grow() wants
+// to be alone; advice and giving back may come from several threads at once, for ranges that nobody uses.
+class ReservedMemory {
+ public:
+  // Throws std::system_error: no such range of addresses is free, or a limit (ulimit -v) forbids it.
+  explicit ReservedMemory(size_t bytes);
+  ReservedMemory(const ReservedMemory&) = delete;
+  ReservedMemory& operator=(const ReservedMemory&) = delete;
+  ~ReservedMemory();
+
+  std::byte* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+  size_t accessible() const { return accessible_; }
+
+  // Makes at least [0, end) accessible, end <= bytes(). Throws std::system_error when the system does not promise the
+  // memory.
+  void grow(size_t end);
+
+  // Advice for the pages of [begin, end), both multiples of the page size: back them by huge pages where the kernel has
+  // some, or no longer. Within one huge page, memory that nobody wrote to may become resident.
+  void prefer_huge_pages(size_t begin, size_t end, bool prefer);
+
+  // Gives the pages of [begin, end) back to the system, both multiples of the page size: it holds zeros then, or, where
+  // the system refuses (locked memory), what it held.
+  void give_back(size_t begin, size_t end);
+
+ private:
+  std::byte* mapping_ = nullptr;  // what was mapped; data_ is the first multiple of kHugePage in it
+  size_t mapped_ = 0;
+  std::byte* data_ = nullptr;
+  size_t bytes_ = 0;
+  size_t accessible_ = 0;
+};
+
+}  // namespace smt::server

@@ -1,0 +1,201 @@
+#include "weight_arena.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace smt::server {
+namespace {
+
+constexpr int64_t kSlotAlignment = 64;
+constexpr int64_t kHuge = static_cast<int64_t>(kHugePage);
+
+int64_t page() {
+  static const int64_t bytes = sysconf(_SC_PAGESIZE);
+  return bytes;
+}
+
+int64_t round_down(int64_t value, int64_t unit) { return value / unit * unit; }
+int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// The number of bytes, or the largest number if it is none: a reservation of that size fails.
+int64_t product(int64_t a, int64_t b) {
+  int64_t result = 0;
+  return __builtin_mul_overflow(a, b, &result) ? INT64_MAX : result;
+}
+
+int64_t checked(const char* name, int64_t value, int64_t unit = 1) {
+  constexpr int64_t kMost = int64_t{1} << 44;  // no sum or multiple of two of these overflows
+  if (value > 0 && value <= kMost && value % unit == 0) return value;
+  throw std::invalid_argument(std::string(name) + ": found " + std::to_string(value) + "; expected a multiple of " +
+                              std::to_string(unit) + " in 1.." + std::to_string(kMost));
+}
+
+// Freed memory is mapped still, so a read of it would go unnoticed: AddressSanitizer is told.
+void mark_free([[maybe_unused]] const void* memory, [[maybe_unused]] int64_t bytes, [[maybe_unused]] bool is_free) {
+#if defined(__SANITIZE_ADDRESS__)
+  if (is_free) {
+    ASAN_POISON_MEMORY_REGION(memory, static_cast<size_t>(bytes));
+  } else {
+    ASAN_UNPOISON_MEMORY_REGION(memory, static_cast<size_t>(bytes));
+  }
+#endif
+}
+
+}  // namespace
+
+int64_t ArenaBounds::default_pool_bytes() {
+#if defined(__SANITIZE_THREAD__)
+  constexpr int64_t kMost = int64_t{64} << 30;  // ThreadSanitizer leaves programs little more than 1 TiB
+#else
+  constexpr int64_t kMost = int64_t{1} << 40;
+#endif
+  return std::min(kMost, product(2 * page(), std::max(sysconf(_SC_PHYS_PAGES), 1L)));
+}
+
+WeightArena::WeightArena(int64_t slot_bytes, int64_t dim, const ArenaBounds& bounds) try
+    : slot_bytes_(checked("slot_bytes", slot_bytes, kSlotAlignment)),
+      dim_(checked("dim", dim)),
+      row_bytes_(product(dim, sizeof(float))),
+      granule_(std::lcm(page(), row_bytes_)),
+      slots_(static_cast<size_t>(product(slot_bytes, checked("slots", bounds.slots)))),
+      pool_(static_cast<size_t>(round_up(checked("pool_bytes", bounds.pool_bytes), page()))),
+      taken_(static_cast<size_t>(bounds.slots)),
+      pool_base_(static_cast<size_t>(bounds.slots)) {
+} catch (const std::system_error& error) {
+  throw ArenaError(std::string("memory for weights: ") + error.what());
+}
+
+WeightArena::~WeightArena() {
+  mark_free(slots_.data(), static_cast<int64_t>(slots_.accessible()), false);
+  mark_free(pool_.data(), static_cast<int64_t>(pool_.accessible()), false);
+}
+
+WeightArena::View WeightArena::view() const {
+  return {.slots = slots_.data(),
+          .slot_count = slot_count_.load(std::memory_order_relaxed),
+          .pool = reinterpret_cast<const float*>(pool_.data()),
+          .pool_rows = pool_rows_.load(std::memory_order_relaxed),
+          .pool_base = pool_base_.data()};
+}
+
+int32_t WeightArena::free_slot() const {
+  auto found = std::find(taken_.begin(), taken_.end(), false);
+  if (found == taken_.end()) {
+    throw ArenaError("weights of a further scenario: all " + std::to_string(taken_.size()) +
+                     " slots of the template binary are taken; expected a free one (serve fewer scenarios of the "
+                     "template from this process)");
+  }
+  return static_cast<int32_t>(found - taken_.begin());
+}
+
+int64_t WeightArena::first_gap(int64_t bytes) const {
+  int64_t begin = 0;
+  for (const auto& [next, next_bytes] : tables_) {
+    if (next - begin >= bytes) return begin;
+    begin = round_up(next + next_bytes, granule_);
+  }
+  auto end = static_cast<int64_t>(pool_.bytes());
+  if (begin <= end && end - begin >= bytes) return begin;
+  throw ArenaError("a table of " + std::to_string(bytes) + " bytes: no gap of that size in the " + std::to_string(end) +
+                   " bytes of the template binary's pool, which holds " + std::to_string(tables_.size()) +
+                   " tables; expected one (serve fewer scenarios of the template from this process)");
+}
+
+int32_t WeightArena::take(int64_t table_rows) {
+  if (table_rows < 0)
+    throw std::invalid_argument("table_rows: found " + std::to_string(table_rows) + "; expected 0 or more");
+  // A table without rows takes a row's place too: no two tables begin at the same byte.
+  int64_t bytes = product(std::max<int64_t>(table_rows, 1), row_bytes_);
+  std::lock_guard lock(mutex_);
+  int32_t slot = free_slot();
+  int64_t begin = first_gap(bytes);
+  try {
+    slots_.grow(static_cast<size_t>((slot + 1) * slot_bytes_));
+    pool_.grow(static_cast<size_t>(begin + bytes));
+  } catch (const std::system_error& error) {
+    throw ArenaError("weights of " + std::to_string(slot_bytes_ + bytes) + " bytes: " + error.what());
+  }
+  tables_.emplace(begin, bytes);
+  taken_[at(slot)] = true;
+  pool_base_[at(slot)] = begin / row_bytes_;
+  if (slot >= slot_count_.load(std::memory_order_relaxed)) {
+    // Whole, also beyond the slot: the next ones fill the rest.
+    slots_.prefer_huge_pages(0, slots_.accessible(), true);
+    slot_count_.store(slot + 1, std::memory_order_relaxed);
+  }
+  int64_t rows = (begin + bytes) / row_bytes_;
+  if (rows > pool_rows_.load(std::memory_order_relaxed)) pool_rows_.store(rows, std::memory_order_relaxed);
+  advise(begin, bytes, true);
+  mark_free(this->slot(slot), slot_bytes_, false);
+  mark_free(table(slot), bytes, false);
+  return slot;
+}
+
+// Only huge pages that the table fills: memory that nobody uses would become resident with others.
+void WeightArena::advise(int64_t begin, int64_t bytes, bool huge) {
+  pool_.prefer_huge_pages(static_cast<size_t>(round_up(begin, kHuge)),
+                          static_cast<size_t>(round_down(begin + bytes, kHuge)), huge);
+}
+
+void WeightArena::free(int32_t slot) noexcept {
+  int64_t begin = 0;
+  int64_t bytes = 0;
+  {
+    std::lock_guard lock(mutex_);
+    begin = pool_base_[at(slot)] * row_bytes_;
+    bytes = tables_.find(begin)->second;
+  }
+  // The range is taken still, so nobody else has a use for it: a large one needs a while, which others do not wait for.
+  mark_free(this->slot(slot), slot_bytes_, true);
+  mark_free(table(slot), bytes, true);
+  pool_.give_back(static_cast<size_t>(begin), static_cast<size_t>(round_up(begin + bytes, page())));
+  advise(begin, bytes, false);
+  std::lock_guard lock(mutex_);
+  tables_.erase(begin);
+  taken_[at(slot)] = false;
+  give_back_slot(slot);
+}
+
+// All pages between the taken slots around it: one that several share goes with the last of them, and what a huge page
+// brought in beyond the last slot goes too.
+void WeightArena::give_back_slot(int32_t slot) {
+  int64_t first = slot;
+  while (first > 0 && !taken_[static_cast<size_t>(first - 1)]) --first;
+  auto next = std::find(taken_.begin() + slot, taken_.end(), true);
+  int64_t end = next == taken_.end() ? static_cast<int64_t>(slots_.accessible())
+                                     : round_down((next - taken_.begin()) * slot_bytes_, page());
+  int64_t begin = round_up(first * slot_bytes_, page());
+  if (begin < end) slots_.give_back(static_cast<size_t>(begin), static_cast<size_t>(end));
+}
+
+WeightSlot::WeightSlot(std::shared_ptr<WeightArena> arena, int64_t table_rows)
+    : arena_(std::move(arena)), index_(arena_->take(table_rows)), table_rows_(table_rows) {
+  packed_ = {arena_->slot(index_), static_cast<size_t>(arena_->slot_bytes_)};
+  table_ = {arena_->table(index_), static_cast<size_t>(table_rows * arena_->dim_)};
+}
+
+WeightSlot::WeightSlot(WeightSlot&& other) noexcept { *this = std::move(other); }
+
+WeightSlot& WeightSlot::operator=(WeightSlot&& other) noexcept {
+  std::swap(arena_, other.arena_);
+  std::swap(index_, other.index_);
+  std::swap(table_rows_, other.table_rows_);
+  std::swap(packed_, other.packed_);
+  std::swap(table_, other.table_);
+  return *this;
+}
+
+WeightSlot::~WeightSlot() {
+  if (arena_) arena_->free(index_);
+}
+
+}  // namespace smt::server

@@ -1,0 +1,135 @@
+// The weights of all resident scenarios of one template binary, where its op reads them: one array of slots for packed
+// dense weights, one pool of table rows. So one call of the binary can carry rows of several scenarios.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <stdexcept>
+#include <vector>
+
+#include "reserved_memory.h"
+
+namespace smt::server {
+
+// No slot, no room in the pool, or no memory. The message says what was asked for and what there is.
+class ArenaError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct ArenaBounds {
+  // Versions resident at once. The op's arrays have an entry for each, and its slot numbers are 32-bit; a server holds
+  // hundreds of scenarios, for a moment two versions of some.
+  int64_t slots = 4096;
+  // Addresses of the pool. See default_pool_bytes().
+  int64_t pool_bytes = default_pool_bytes();
+
+  // Twice the machine's memory, at most 1 TiB: tables never fill it, so gaps between them cost addresses alone, and
+  // tens of binaries fit the address space (128 TiB).
+  static int64_t default_pool_bytes();
+};
+
+class WeightSlot;
+
+// Memory: a slot's and a table's pages are given back to the system when it is freed, but for those that hold a part of
+// a neighbour. Slots lie densely, lowest number first, and share huge pages; of tables, the parts that fill whole huge
+// pages lie in such ones, and every table begins at a page of its own. So what is resident exceeds what is in use by
+// less than one huge page for the slots together, one small page for each table, and the freed slots among taken ones,
+// which are few and refilled first (the kernel may put a huge page over them).
+//
+// Threads: slots are taken and freed by any thread, under a lock. What they hold is not locked: the owner of a
+// WeightSlot writes it before it shows it to other threads (by publishing a snapshot), and thereafter everyone only
+// reads. A freed slot is taken again at once, so nobody may read a slot that it has no hold on: each request keeps a
+// reference to its snapshot, which owns the slot, until its scores are there.
+class WeightArena {
+ public:
+  // slot_bytes: pitch of the slots, a multiple of 64; dim: floats in a table row. Throws std::invalid_argument for
+  // other numbers, ArenaError when the system grants no such range of addresses.
+  WeightArena(int64_t slot_bytes, int64_t dim, const ArenaBounds& bounds = {});
+  WeightArena(const WeightArena&) = delete;
+  WeightArena& operator=(const WeightArena&) = delete;
+  ~WeightArena();
+
+  // What the op takes. Whoever holds a slot when calling view() finds it inside these bounds, and everything inside
+  // them may be read. `pool_base` is the live array: entries of slots that the caller holds do not change, others may,
+  // at any moment, and are not to be read.
+  struct View {
+    const std::byte* slots;  // [slot_count, slot_bytes], 64-byte aligned
+    int64_t slot_count;
+    const float* pool;  // [pool_rows, dim]
+    int64_t pool_rows;
+    const int64_t* pool_base;  // [slot_count]: first row of each slot's table
+  };
+  View view() const;
+
+ private:
+  friend class WeightSlot;
+
+  // Takes the lowest free slot and the first gap of the pool that `table_rows` rows fit into. Throws ArenaError,
+  // std::bad_alloc.
+  int32_t take(int64_t table_rows);
+  void free(int32_t slot) noexcept;
+
+  int32_t free_slot() const;               // mutex_ is held; throws ArenaError
+  int64_t first_gap(int64_t bytes) const;  // mutex_ is held; begin in bytes; throws ArenaError
+  void advise(int64_t begin, int64_t bytes, bool huge);
+  void give_back_slot(int32_t slot);  // mutex_ is held
+  std::byte* slot(int32_t index) const { return slots_.data() + index * slot_bytes_; }
+  float* table(int32_t index) const { return reinterpret_cast<float*>(pool_.data()) + pool_base_[at(index)] * dim_; }
+  static size_t at(int32_t index) { return static_cast<size_t>(index); }
+
+  const int64_t slot_bytes_;
+  const int64_t dim_;
+  const int64_t row_bytes_;
+  const int64_t granule_;  // tables begin at multiples of it: the least that is both whole pages and whole rows
+
+  // Guards the bookkeeping below and the reservations' bounds. Held for system calls on page tables (a freed slot's
+  // pages), never for copies; a freed table's pages are returned outside it.
+  mutable std::mutex mutex_;
+  ReservedMemory slots_;
+  ReservedMemory pool_;
+  std::vector<bool> taken_;            // [slots]
+  std::map<int64_t, int64_t> tables_;  // begin -> bytes of each table in the pool
+
+  // [slots]. An entry is written under mutex_ by the thread that takes the slot, and read without it by whoever holds
+  // the slot: never at the same time, as long as they learn of the slot from that thread, in the usual way.
+  std::vector<int64_t> pool_base_;
+  // Bounds of what view() shows. Written under mutex_, only ever raised; relaxed, since who holds a slot has learnt of
+  // it in a way that orders the writes before it, and an older value merely shows less.
+  std::atomic<int64_t> slot_count_{0};
+  std::atomic<int64_t> pool_rows_{0};
+};
+
+// One scenario's place in an arena: a slot and a range of the pool, freed when the handle goes, on whichever thread
+// that is. Movable, single owner; keeps the arena alive. What is in fresh memory is unspecified (zeros, or what an
+// earlier owner left).
+class WeightSlot {
+ public:
+  WeightSlot() = default;  // holds nothing
+  // Throws ArenaError, std::bad_alloc; std::invalid_argument for fewer than no rows.
+  WeightSlot(std::shared_ptr<WeightArena> arena, int64_t table_rows);
+  WeightSlot(WeightSlot&& other) noexcept;
+  WeightSlot& operator=(WeightSlot&& other) noexcept;
+  ~WeightSlot();
+
+  int32_t index() const { return index_; }  // of the slot, for block_slot
+  int64_t table_rows() const { return table_rows_; }
+  std::span<std::byte> packed() { return packed_; }  // [slot_bytes], 64-byte aligned
+  std::span<const std::byte> packed() const { return packed_; }
+  std::span<float> table() { return table_; }  // [table_rows, dim], row-major, page-aligned
+  std::span<const float> table() const { return table_; }
+  int64_t bytes() const { return static_cast<int64_t>(packed_.size_bytes() + table_.size_bytes()); }
+
+ private:
+  std::shared_ptr<WeightArena> arena_;
+  int32_t index_ = -1;
+  int64_t table_rows_ = 0;
+  std::span<std::byte> packed_;
+  std::span<float> table_;
+};
+
+}  // namespace smt::server
