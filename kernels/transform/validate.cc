@@ -61,20 +61,12 @@ void check_lengths(const Input& input, const Column& column, int64_t rows, int64
     fail(column, count(static_cast<int64_t>(column.lengths.size()), "length"), std::to_string(rows) + unit);
   }
   const int64_t limit = input.multi_valued ? max_list : 1;
-  int64_t sum = 0;
   int32_t least = 0;
   int32_t most = 0;
-  for (auto left = column.lengths; !left.empty();) {
-    starts.push_back(sum);
-    const auto block = left.first(std::min<size_t>(CheckedColumns::kStartsEvery, left.size()));
-    for (const int32_t length : block) {
-      sum += length;
-      least = length < least ? length : least;
-      most = length > most ? length : most;
-    }
-    left = left.subspan(block.size());
+  for (const int32_t length : column.lengths) {
+    least = length < least ? length : least;
+    most = length > most ? length : most;
   }
-  starts.push_back(sum);
   if (least < 0 || most > limit) {
     for (size_t row = 0;; ++row) {
       const int64_t length = column.lengths[row];
@@ -85,6 +77,14 @@ void check_lengths(const Input& input, const Column& column, int64_t rows, int64
            input.multi_valued ? "at most " + std::to_string(limit) : "at most 1, it is not multi-valued");
     }
   }
+  int64_t sum = 0;
+  auto left = column.lengths;
+  for (constexpr size_t kBlock = CheckedColumns::kStartsEvery; left.size() >= kBlock; left = left.subspan(kBlock)) {
+    starts.push_back(sum);
+    for (const int32_t length : left.first<kBlock>()) sum += length;
+  }
+  starts.push_back(sum);
+  for (const int32_t length : left) sum += length;
   if (sum != values) {
     fail(column, count(values, "value") + " but lengths that sum to " + std::to_string(sum), "the two to be equal");
   }
