@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from smt.serving.commands import model, quality, registry, run
+from smt.serving.commands import loadgen, model, quality, registry, run
 from smt.serving.commands.output import exit_code_of, message_of, print_error
 
 _HELP = """
@@ -69,7 +69,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_MODEL, _SERVING = "From YAML to snapshot", "Serving"
+_MODEL, _SERVING, _MEASURING = "From YAML to snapshot", "Serving", "Measuring"
 app.command("new-scenario", rich_help_panel=_MODEL)(model.new_scenario)
 app.command("validate", rich_help_panel=_MODEL)(model.validate)
 app.command("train", rich_help_panel=_MODEL)(model.train)
@@ -80,6 +80,7 @@ app.command("serve", rich_help_panel=_SERVING)(run.serve)
 app.command("predict", rich_help_panel=_SERVING)(run.predict)
 app.command("status", rich_help_panel=_SERVING)(run.status)
 app.command("score", rich_help_panel=_SERVING)(quality.score)
+app.command("loadgen", rich_help_panel=_MEASURING)(loadgen.loadgen)
 
 
 @app.callback(invoke_without_command=True)

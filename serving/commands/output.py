@@ -42,6 +42,7 @@ _KNOWN = (
     ("smt.serving.rows", "RowsError", WRONG_INPUT),
     ("smt.serving.request", "PredictError", FAILED),
     ("smt.serving.tls", "TlsError", WRONG_INPUT),
+    ("smt.serving.loadgen.plan", "LoadgenError", FAILED),
 )
 
 # TorchRec and what it needs: pip cannot install them with us for every device, see pyproject.toml.

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from smt.serving.commands.output import NOTES
+
+if TYPE_CHECKING:
+    from smt.serving.loadgen import Progress
 
 
 @contextlib.contextmanager
@@ -52,3 +56,27 @@ def steps_progress(title: str, *, quiet: bool = False) -> Iterator[Callable[[str
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=NOTES) as bar:
         task = bar.add_task(title)
         yield lambda step: bar.update(task, description=f"{title}: {step}")
+
+
+@contextlib.contextmanager
+def load_progress(title: str, seconds: float, *, quiet: bool = False) -> Iterator[Callable[[Progress], None]]:
+    """A bar of a load run's seconds, with what the last one came to; gives the function to call every second."""
+    if quiet or not NOTES.is_terminal:
+        yield lambda second: None
+        return
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    now = TextColumn("{task.fields[last]}")
+    with Bar(TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn(), now, console=NOTES) as bar:
+        task = bar.add_task(title, total=seconds, last="")
+
+        def show(second: Progress) -> None:
+            last = (
+                f"{second.ok:,} calls/s, {second.rows:,} rows/s, p50 {second.p50_ms:.3g} ms, "
+                f"p99 {second.p99_ms:.3g} ms, {second.outstanding:,} under way, "
+                f"[{'red' if second.failed else 'green'}]{second.failed:,} failed[/]"
+            )
+            bar.update(task, completed=second.at, last=last)
+
+        yield show

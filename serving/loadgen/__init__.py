@@ -25,7 +25,6 @@ from smt.serving.loadgen.plan import (
     Source,
     Stream,
     Timeout,
-    Tls,
 )
 from smt.serving.loadgen.result import LoadResult, Progress, SourceResult, StreamResult
 from smt.serving.loadgen.runner import run
@@ -46,7 +45,6 @@ __all__ = [
     "Stream",
     "StreamResult",
     "Timeout",
-    "Tls",
     "run",
     "smt_streams",
     "table_payloads",

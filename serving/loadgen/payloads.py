@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from smt.serving.client import Client
 from smt.serving.loadgen.plan import LoadgenError, Payload, Stream
 from smt.serving.request import Query
+from smt.serving.rows import read_rows
+from smt.serving.tls import Tls
 
 PREDICT = "/smt.v1.PredictionService/Predict"
 
@@ -31,11 +33,11 @@ def smt_streams(
     scenarios: Mapping[str, float],
     rows: Mapping[int, float],
     *,
-    data: Any | None = None,
+    data: Path | None = None,
     payloads: int | None = None,
     seed: int = 0,
     ranges: Mapping[str, Range] | None = None,
-    credentials: grpc.ChannelCredentials | None = None,
+    tls: Tls | None = None,
     **options: Any,
 ) -> list[Stream]:
     """Streams of Predict calls: one per scenario, or per scenario and number of rows if those differ.
@@ -43,18 +45,18 @@ def smt_streams(
     Args:
         target: a server to ask what the scenarios read.
         scenarios, rows: what calls are for, with weights.
-        data: a pyarrow Table to take the rows from, in order; default: random values.
+        data: a file to take the rows from, in order (.parquet, .csv, .jsonl); default: random values.
         payloads: random messages per stream.
         ranges: where to draw features' values from.
         options: of every Stream (timeouts, headers, …).
 
     Raises:
-        LoadgenError, or PredictError for a server or scenario that is not there.
+        LoadgenError, RowsError for the file, PredictError for a server or scenario that is not there.
     """
     count = payloads or max(_LEAST_PAYLOADS, _PAYLOADS // max(1, len(scenarios) * len(rows)))
     random = np.random.default_rng(seed)
     made = []
-    with Client(target, credentials=credentials) as client:
+    with Client(target, tls=tls) as client:
         for scenario, weight in scenarios.items():
             metadata = client.scenario(scenario)
             unknown = sorted(set(ranges or {}) - {feature.name for feature in metadata.inputs})
@@ -65,7 +67,7 @@ def smt_streams(
                 if data is None:
                     messages = random_payloads(metadata, size, count, random, ranges)
                 else:
-                    messages = table_payloads(metadata, data, size)
+                    messages = table_payloads(metadata, read_rows(data, list(metadata.inputs)), size)
                 name = scenario if len(rows) == 1 else f"{scenario} x {size}"
                 made.append(Stream(name, PREDICT, messages, weight=weight * share, **options))
     return made

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from smt.serving.tls import SYSTEM, Tls
+
 
 class LoadgenError(RuntimeError):
     """A run that cannot be made; the message says why."""
@@ -102,17 +104,6 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Tls:
-    """PEM files. ca: of the server's issuer ("": the system's). cert, key: of the client. server_name: that the
-    server's certificate names ("": the target's host)."""
-
-    ca: str = ""
-    cert: str = ""
-    key: str = ""
-    server_name: str = ""
-
-
-@dataclass(frozen=True)
 class Plan:
     """A run: all sources at once, on shared connections.
 
@@ -155,10 +146,21 @@ class Plan:
                 "sources": [_source(source, folder, number, writer) for number, source in enumerate(self.sources)],
             }
         if self.tls is not None:
-            content["tls"] = vars(self.tls)
+            content["tls"] = _tls(self.tls)
         plan = folder / "plan.json"
         plan.write_text(json.dumps(content))
         return plan, writer.path
+
+
+def _tls(tls: Tls) -> dict[str, str]:
+    """Paths where they are; empty for what is not given, and for the system's CAs."""
+    tls.credentials()  # tells of files that cannot be used
+    ca = "" if str(tls.ca) == SYSTEM else tls.ca
+    files = {"ca": ca, "cert": tls.cert, "key": tls.key}
+    return {
+        **{name: str(Path(path).resolve()) if path else "" for name, path in files.items()},
+        "server_name": tls.server_name or "",
+    }
 
 
 class _PayloadWriter:

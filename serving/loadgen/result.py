@@ -177,8 +177,8 @@ class LoadResult:
             found.append(f"{unsent:,} calls were not sent: too many were under way already")
         return found
 
-    def to_json(self) -> dict[str, Any]:
-        """Flat rows per stream and outcome, then the total; every histogram beside them."""
+    def to_json(self, *, histograms: bool = True) -> dict[str, Any]:
+        """Flat rows per stream and outcome, then the total; every histogram beside them, if wanted."""
         streams = list(self.streams.values())
         several = [self.total] if len(streams) > 1 else []
         return {
@@ -198,13 +198,13 @@ class LoadResult:
                 "warnings": self.warnings(),
             },
             "results": [row for stream in [*streams, *several] for row in stream.rows()],
-            "streams": [_stream_json(stream) for stream in [*streams, *several]],
+            "streams": [_stream_json(stream, histograms) for stream in [*streams, *several]],
             "progress": [vars(second) for second in self.progress],
         }
 
 
-def _stream_json(stream: StreamResult) -> dict[str, Any]:
-    return {
+def _stream_json(stream: StreamResult, histograms: bool) -> dict[str, Any]:
+    content: dict[str, Any] = {
         "name": stream.name,
         "totals": dict(stream.totals),
         "ok_rows": stream.ok_rows,
@@ -212,8 +212,10 @@ def _stream_json(stream: StreamResult) -> dict[str, Any]:
         "response_bytes": stream.response_bytes,
         "late_ok": stream.late_ok,
         "latest_ok_ms": stream.latest_ok_ms,
-        "histograms": {outcome: histogram.to_json() for outcome, histogram in stream.outcomes.items()},
     }
+    if histograms:
+        content["histograms"] = {outcome: histogram.to_json() for outcome, histogram in stream.outcomes.items()}
+    return content
 
 
 def read_progress(line: Mapping[str, Any]) -> Progress:

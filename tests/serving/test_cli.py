@@ -32,6 +32,7 @@ COMMANDS = [
     "predict",
     "status",
     "score",
+    "loadgen",
 ]
 NOWHERE = "127.0.0.1:1"
 
@@ -115,6 +116,17 @@ def test_version() -> None:
         (["score", "{tmp}/no.yaml", "--max-rows", "0", "--target", NOWHERE], 2, "--max-rows"),
         (["predict", "-s", "s"], 2, "Missing option '--input'"),
         (["score", "{tmp}/no.yaml", "--target", NOWHERE], 2, "{tmp}/no.yaml: found no such file"),
+        (["loadgen", NOWHERE], 2, "Missing option '--scenario'"),
+        (["loadgen", NOWHERE, "-s", "feed"], 1, f"cannot reach {NOWHERE}"),
+        (["loadgen", NOWHERE, "-s", "feed:x"], 2, "--scenario: found 'feed:x'"),
+        (["loadgen", NOWHERE, "-s", "feed", "--rows", "0"], 2, "--rows: found '0'"),
+        (["loadgen", NOWHERE, "-s", "feed", "--rows", "1.5"], 2, "--rows: found 1.5"),
+        (["loadgen", NOWHERE, "-s", "feed", "--rate", "9", "--closed", "2"], 2, "--closed and --rate: a run has one"),
+        (["loadgen", NOWHERE, "-s", "feed", "--input", "age"], 2, "--input: found 'age'; expected NAME="),
+        (["loadgen", NOWHERE, "-s", "feed", "--input", "age=1..x"], 2, "expected numbers on both sides"),
+        (["loadgen", NOWHERE, "-s", "feed", "--deadline-ms", "-1"], 2, "--deadline-ms: found '-1'"),
+        (["loadgen", NOWHERE, "-s", "feed", "--plot", "a.txt"], 2, "expected a name that ends in .png"),
+        (["loadgen", NOWHERE, "-s", "feed", "--tls-ca", "{tmp}/no.pem"], 2, "{tmp}/no.pem: No such file"),
         (["nonsense"], 2, "No such command 'nonsense'"),
         (["new-scenario", "Bad!", "-t", "{tmp}/template.yaml", "-d", "{tmp}"], 2, "'Bad!'"),
         (["new-scenario", "good", "-t", "{tmp}/template.yaml", "-d", "{tmp}/no"], 2, "{tmp}/no: found no such file"),
