@@ -58,11 +58,17 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Threads that compute. [default: one per core]")] = None,
     max_rows: Annotated[int | None, typer.Option(help="Most candidates of a request. [default: 4096]")] = None,
     max_message_bytes: Annotated[int | None, typer.Option(help="Largest request. [default: 16 MiB]")] = None,
-    queue_depth: Annotated[
-        int | None, typer.Option(help="Requests that may wait; more are refused. [default: 1024]")
+    block_rows: Annotated[
+        int | None, typer.Option(help="Most rows that a worker computes in one go. [default: 256]")
     ] = None,
     queue_bytes: Annotated[
         int | None, typer.Option(help="Bytes of requests that may wait; more are refused. [default: 256 MiB]")
+    ] = None,
+    scheduling: Annotated[
+        Path | None, typer.Option(help="JSON file with the scenarios' weights, priorities, limits and quotas.")
+    ] = None,
+    access_log: Annotated[
+        float | None, typer.Option(help="Share of the calls that get a line in the log, 0..1. [default: 0]")
     ] = None,
     poll_ms: Annotated[
         int | None, typer.Option(help="How often the registry is looked at, in milliseconds. [default: 100]")
@@ -100,8 +106,10 @@ def serve(
         "workers": workers,
         "max-rows": max_rows,
         "max-message-bytes": max_message_bytes,
-        "queue-depth": queue_depth,
+        "block-rows": block_rows,
         "queue-bytes": queue_bytes,
+        "scheduling": scheduling,
+        "access-log": access_log,
         "poll-ms": poll_ms,
         "drain-seconds": drain_seconds,
         "port-file": port_file,

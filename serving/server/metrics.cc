@@ -39,8 +39,10 @@ class Refreshed final : public prometheus::Collectable {
 
 Metrics::Metrics()
     : registry_(std::make_shared<prometheus::Registry>()),
-      requests_(counter(*registry_, "smt_requests_total", "Predict calls, by gRPC status.")),
+      requests_(counter(*registry_, "smt_requests_total", "Requests to score, by scenario and gRPC status.")),
       rows_(counter(*registry_, "smt_rows_total", "Candidates scored.")),
+      late_rows_(counter(*registry_, "smt_late_rows_total",
+                         "Candidates whose deadline passed while they were computed; answered DEADLINE_EXCEEDED.")),
       loads_(counter(*registry_, "smt_snapshot_loads_total", "Snapshots loaded and put into service.")),
       refused_(counter(*registry_, "smt_snapshot_refused_total", "Snapshots refused, by reason.")),
       weight_bytes_(gauge(*registry_, "smt_weight_bytes", "Bytes of weights being served.")),
@@ -48,12 +50,22 @@ Metrics::Metrics()
       kernels_(gauge(*registry_, "smt_kernels_info", "Always 1; the label names the CPU kernels in use.")),
       certificate_expiry_(gauge(*registry_, "smt_tls_certificate_expiry_timestamp_seconds",
                                 "When the certificate that a listener uses expires.")),
-      request_seconds_(histogram(*registry_, "smt_request_seconds", "Predict, from parsed request to answer.")),
+      request_seconds_(histogram(*registry_, "smt_request_seconds", "Requests to score, from arrival to answer.")),
       queue_seconds_(histogram(*registry_, "smt_queue_seconds", "Waiting for a worker.")),
-      transform_seconds_(histogram(*registry_, "smt_transform_seconds", "Checking and transforming features.")),
-      compute_seconds_(histogram(*registry_, "smt_compute_seconds", "Running the template binary.")),
+      transform_seconds_(histogram(*registry_, "smt_transform_seconds",
+                                   "Transforming features, for the batches that a request was in.")),
+      compute_seconds_(histogram(*registry_, "smt_compute_seconds",
+                                 "Running the template binary, for the batches that a request was in.")),
+      block_rows_(&histogram(*registry_, "smt_block_rows", "Rows of a call of a template binary, padding included.")
+                       .Add({}, Histogram::BucketBoundaries{1, 16, 32, 64, 128, 256, 512, 1024})),
+      padding_rows_(&counter(*registry_, "smt_padding_rows_total",
+                             "Rows computed for nobody, between those of different scenarios.")
+                         .Add({})),
+      expired_rows_(&counter(*registry_, "smt_expired_rows_total",
+                             "Candidates whose deadline had passed when their compute began.")
+                         .Add({})),
       queue_depth_(&gauge(*registry_, "smt_queue_depth", "Requests waiting for a worker.").Add({})),
-      inflight_(&gauge(*registry_, "smt_inflight", "Predict calls not answered yet.").Add({})),
+      inflight_(&gauge(*registry_, "smt_inflight", "Calls that score, not answered yet.").Add({})),
       scenarios_(&gauge(*registry_, "smt_scenarios", "Scenarios being served.").Add({})),
       unknown_(&add("_unknown")) {}
 
@@ -68,6 +80,7 @@ ScenarioMetrics Metrics::make(const std::string& scenario) {
         &refused_.Add({{"scenario", scenario}, {"reason", std::string(reason_name(reason))}});
   }
   made.rows = &rows_.Add(labels);
+  made.late_rows = &late_rows_.Add(labels);
   made.loads = &loads_.Add(labels);
   made.weight_bytes = &weight_bytes_.Add(labels);
   made.created = &created_.Add(labels);
@@ -76,6 +89,12 @@ ScenarioMetrics Metrics::make(const std::string& scenario) {
   made.transform_seconds = &transform_seconds_.Add(labels, buckets());
   made.compute_seconds = &compute_seconds_.Add(labels, buckets());
   return made;
+}
+
+void Metrics::observe_block(int64_t rows, int64_t padding, int64_t expired) {
+  block_rows_->Observe(static_cast<double>(rows));
+  padding_rows_->Increment(static_cast<double>(padding));
+  expired_rows_->Increment(static_cast<double>(expired));
 }
 
 void Metrics::set_kernels(const std::string& name) { kernels_.Add({{"name", name}}).Set(1); }

@@ -21,7 +21,7 @@
 
 namespace smt::server {
 
-// The statuses that Predict answers with.
+// The statuses that requests to score are answered with.
 enum class Outcome {
   kOk,
   kCancelled,
@@ -41,6 +41,7 @@ struct ScenarioMetrics {
   std::array<prometheus::Counter*, kOutcomeNames.size()> requests;
   std::array<prometheus::Counter*, std::size(kAllReasons)> refused;
   prometheus::Counter* rows;
+  prometheus::Counter* late_rows;
   prometheus::Counter* loads;
   prometheus::Gauge* weight_bytes;
   prometheus::Gauge* created;
@@ -65,6 +66,10 @@ class Metrics {
   // What an exposer shows. `refresh` runs before each scrape, on the exposer's thread, to set the gauges below.
   std::shared_ptr<prometheus::Collectable> collectable(std::function<void(Metrics&)> refresh);
 
+  // One call of a template binary: its rows, and how many of them were computed for nobody (padding), or for requests
+  // whose deadline had passed.
+  void observe_block(int64_t rows, int64_t padding, int64_t expired);
+
   prometheus::Gauge& queue_depth() { return *queue_depth_; }
   prometheus::Gauge& inflight() { return *inflight_; }
   prometheus::Gauge& scenarios() { return *scenarios_; }
@@ -79,6 +84,7 @@ class Metrics {
   std::shared_ptr<prometheus::Registry> registry_;
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Counter>& rows_;
+  prometheus::Family<prometheus::Counter>& late_rows_;
   prometheus::Family<prometheus::Counter>& loads_;
   prometheus::Family<prometheus::Counter>& refused_;
   prometheus::Family<prometheus::Gauge>& weight_bytes_;
@@ -89,6 +95,9 @@ class Metrics {
   prometheus::Family<prometheus::Histogram>& queue_seconds_;
   prometheus::Family<prometheus::Histogram>& transform_seconds_;
   prometheus::Family<prometheus::Histogram>& compute_seconds_;
+  prometheus::Histogram* block_rows_;
+  prometheus::Counter* padding_rows_;
+  prometheus::Counter* expired_rows_;
   prometheus::Gauge* queue_depth_;
   prometheus::Gauge* inflight_;
   prometheus::Gauge* scenarios_;

@@ -65,19 +65,32 @@ Options parse_options(int argc, const char* const* argv, std::optional<int>& exi
          "no features or scores. 0: the system picks one")
       ->check(CLI::Range(0, 65535));
   add_security_options(app, options);
-  app.add_option("--workers", options.workers, "Threads that compute; one request runs on one of them")
-      ->check(CLI::Range(1, 1024));
+  app.add_option("--workers", options.workers, "Threads that compute")->check(CLI::Range(1, 1024));
   app.add_option("--max-rows", options.max_rows, "Most candidates of one request; more is INVALID_ARGUMENT")
       ->check(CLI::Range(int64_t{1}, int64_t{65536}));
   app.add_option("--max-message-bytes", options.max_message_bytes,
                  "Largest request message; a larger one is RESOURCE_EXHAUSTED")
       ->check(CLI::Range(int64_t{1024}, int64_t{1} << 30));
-  app.add_option("--queue-depth", options.queue_depth,
-                 "Most requests waiting for a worker; one more is RESOURCE_EXHAUSTED at once")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  app.add_option("--block-rows", options.block_rows,
+                 "Most rows that a worker computes in one go, a multiple of 16: requests with more are split over the "
+                 "workers, and nobody waits behind more than the blocks that run")
+      ->check(CLI::Range(int64_t{16}, int64_t{4096}))
+      ->check(CLI::Validator(
+          [](const std::string& text) {
+            return std::stoll(text) % 16 == 0 ? std::string() : text + " is not a multiple of 16";
+          },
+          "", "multiple of 16"));
   app.add_option("--queue-bytes", options.queue_bytes,
-                 "Most bytes of requests waiting for a worker; beyond them RESOURCE_EXHAUSTED at once")
+                 "Most bytes of requests waiting for a worker, over all scenarios; beyond them the scenario that holds "
+                 "most is answered RESOURCE_EXHAUSTED")
       ->check(CLI::Range(int64_t{1024}, int64_t{1} << 40));
+  app.add_option("--scheduling", options.scheduling,
+                 "JSON file with each scenario's weight, priority, queue_requests, queue_ms and rows_per_second under "
+                 "\"scenarios\", and \"default\" for all; read again when it changes")
+      ->check(CLI::ExistingFile)
+      ->always_capture_default(false);
+  app.add_option("--access-log", options.access_log, "Share of the calls that get a line in the log, 0..1")
+      ->check(CLI::Range(0.0, 1.0));
   app.add_option("--poll-ms", options.poll_ms, "How often the registry is looked at, in milliseconds")
       ->check(CLI::Range(1, 3'600'000));
   app.add_option("--drain-seconds", options.drain_seconds,

@@ -21,8 +21,10 @@ struct Options {
   int workers = 0;          // set to the number of usable cores when not given
   int64_t max_rows = 4096;
   int64_t max_message_bytes = 16 << 20;
-  int64_t queue_depth = 1024;
+  int64_t block_rows = 256;
   int64_t queue_bytes = int64_t{256} << 20;
+  std::filesystem::path scheduling;  // empty: none
+  double access_log = 0;
   int poll_ms = 100;
   int drain_seconds = 20;
   std::filesystem::path port_file;  // empty: none

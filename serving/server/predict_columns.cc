@@ -7,7 +7,7 @@ namespace {
 
 static_assert(sizeof(google::protobuf::int64) == sizeof(int64_t));
 
-size_t string_count(const google::protobuf::RepeatedPtrField<v1::Feature>& features) {
+size_t string_count(const PredictColumns::Features& features) {
   size_t count = 0;
   for (const v1::Feature& feature : features) {
     if (feature.has_strings()) count += static_cast<size_t>(feature.strings().values_size());
@@ -22,16 +22,14 @@ std::span<const T> span_of(const google::protobuf::RepeatedField<T>& field) {
 
 }  // namespace
 
-void PredictColumns::view(const v1::PredictRequest& request) {
-  context_.clear();
-  candidates_.clear();
-  strings_.clear();
+void PredictColumns::view(const Features& context, const Features& candidates,
+                          std::vector<transform::Column>& context_out, std::vector<transform::Column>& candidates_out) {
   // All at once: spans into strings_ must survive the ones that follow.
-  strings_.reserve(string_count(request.context()) + string_count(request.candidates()));
-  context_.reserve(static_cast<size_t>(request.context_size()));
-  candidates_.reserve(static_cast<size_t>(request.candidates_size()));
-  for (const v1::Feature& feature : request.context()) context_.push_back(column(feature));
-  for (const v1::Feature& feature : request.candidates()) candidates_.push_back(column(feature));
+  strings_.reserve(string_count(context) + string_count(candidates));
+  context_out.reserve(static_cast<size_t>(context.size()));
+  candidates_out.reserve(static_cast<size_t>(candidates.size()));
+  for (const v1::Feature& feature : context) context_out.push_back(column(feature));
+  for (const v1::Feature& feature : candidates) candidates_out.push_back(column(feature));
 }
 
 transform::Column PredictColumns::column(const v1::Feature& feature) {

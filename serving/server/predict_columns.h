@@ -9,20 +9,18 @@
 
 namespace smt::server {
 
-// Reused from request to request by one thread. The columns point into the request and into this object.
+// Keeps what the columns of one request need beside the message itself; they point into both.
 class PredictColumns {
  public:
-  // Throws transform::InputError for a feature without values (the oneof not set).
-  void view(const v1::PredictRequest& request);
+  using Features = google::protobuf::RepeatedPtrField<v1::Feature>;
 
-  std::span<const transform::Column> context() const { return context_; }
-  std::span<const transform::Column> candidates() const { return candidates_; }
+  // Call once. Throws transform::InputError for a feature without values (the oneof not set).
+  void view(const Features& context, const Features& candidates, std::vector<transform::Column>& context_out,
+            std::vector<transform::Column>& candidates_out);
 
  private:
   transform::Column column(const v1::Feature& feature);
 
-  std::vector<transform::Column> context_;
-  std::vector<transform::Column> candidates_;
   std::vector<std::string_view> strings_;  // of all string columns, one after the other
 };
 

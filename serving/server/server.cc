@@ -31,9 +31,9 @@ BinaryOpener aoti_opener(const Registry& registry, int workers) {
   };
 }
 
-WorkerPool::Limits pool_limits(const Options& options) {
+Scheduler::Limits scheduler_limits(const Options& options) {
   return {.workers = static_cast<size_t>(options.workers),
-          .queue_depth = static_cast<size_t>(options.queue_depth),
+          .block_rows = options.block_rows,
           .queue_bytes = static_cast<size_t>(options.queue_bytes)};
 }
 
@@ -72,9 +72,22 @@ Server::Server(const Options& options)
             return loader_.load(scenario, version, touched, std::move(stop));
           },
           store_, *this),
-      pool_(pool_limits(options_), prepare_compute_thread),
-      state_{.options = options_, .store = store_, .binaries = binaries_, .pool = pool_, .metrics = metrics_},
+      scheduler_(
+          scheduler_limits(options_),
+          [this](const Scheduler::BlockReport& block) {
+            metrics_.observe_block(block.rows, block.padding, block.expired_rows);
+          },
+          prepare_compute_thread),
+      scheduling_(options_.scheduling),
+      access_log_(options_.access_log),
+      state_{.options = options_,
+             .store = store_,
+             .binaries = binaries_,
+             .scheduler = scheduler_,
+             .metrics = metrics_,
+             .access_log = access_log_},
       service_(state_) {
+  read_scheduling();
   metrics_.set_kernels(options_.kernels);
   std::string host = numeric_host(options_.host, "--host");
   check_listen("--port", host, options_.port);
@@ -82,7 +95,7 @@ Server::Server(const Options& options)
   std::string http_host = metrics_host(numeric_host(options_.metrics_host, "--metrics-host"));
   check_listen("--metrics-port", http_host, options_.metrics_port);
   collectable_ = metrics_.collectable([this](Metrics& metrics) {
-    metrics.queue_depth().Set(static_cast<double>(pool_.waiting()));
+    metrics.queue_depth().Set(static_cast<double>(scheduler_.waiting()));
     metrics.inflight().Set(static_cast<double>(state_.gate.inside()));
     if (tls_) metrics.certificate_expiry("data").Set(static_cast<double>(tls_->not_after()));
   });
@@ -113,7 +126,7 @@ Server::Server(const Options& options)
 Server::~Server() {
   if (grpc_) grpc_->Shutdown(std::chrono::system_clock::now());
   watcher_.stop();
-  pool_.stop();
+  scheduler_.stop();
 }
 
 void Server::load(std::stop_token stop) {
@@ -134,9 +147,9 @@ void Server::drain() {
   state_.gate.close();
   log::info("draining", {{"inflight", state_.gate.inside()}, {"seconds", options_.drain_seconds}});
   if (!state_.gate.wait_idle_until(end)) {
-    log::warn("drain_timeout", {{"inflight", state_.gate.inside()}, {"waiting", pool_.waiting()}});
+    log::warn("drain_timeout", {{"inflight", state_.gate.inside()}, {"waiting", scheduler_.waiting()}});
   }
-  pool_.stop();  // what still waits is answered UNAVAILABLE, what runs is finished
+  scheduler_.stop();  // what still waits is answered UNAVAILABLE, what runs is finished
   Clock::time_point last = Clock::now() + kFinish;
   bool answered = state_.gate.wait_idle_until(last);
   // The kernel has nothing to wait on for this, so look again until the answers have arrived.
@@ -183,7 +196,20 @@ void Server::unloaded(const std::string& scenario) {
   count_scenarios();
 }
 
+void Server::read_scheduling() {
+  SchedulingConfig config = scheduling_.read();
+  scheduler_.configure(std::move(config.scenarios), config.fallback);
+}
+
 void Server::scanned() {
+  if (scheduling_.changed()) {
+    try {
+      read_scheduling();
+      log::info("scheduling_changed", {{"file", options_.scheduling.string()}});
+    } catch (const Refused& error) {
+      log::error("scheduling_refused", {{"reason", error.what()}});  // what was granted before stays
+    }
+  }
   binaries_.prune();
   idle_memory_.look(state_.gate.inside() == 0);
 }

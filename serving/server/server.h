@@ -13,11 +13,12 @@
 #include "options.h"
 #include "registry_watcher.h"
 #include "scenario_store.h"
+#include "scheduler.h"
+#include "scheduling_config.h"
 #include "server_state.h"
 #include "service.h"
 #include "snapshot_loader.h"
 #include "tls_credentials.h"
-#include "worker_pool.h"
 
 namespace smt::server {
 
@@ -29,8 +30,8 @@ namespace smt::server {
 // Use from one thread: construct, load(), then drain() once.
 class Server : private WatchObserver {
  public:
-  // Binds both ports; throws std::runtime_error that names the address and the reason. Answers, but is not ready:
-  // health says NOT_SERVING and Predict UNAVAILABLE.
+  // Binds both ports; throws std::runtime_error that names the address and the reason, and Refused for a scheduling
+  // file that is not well-formed. Answers, but is not ready: health says NOT_SERVING and Predict UNAVAILABLE.
   explicit Server(const Options& options);
   ~Server() override;
 
@@ -55,6 +56,8 @@ class Server : private WatchObserver {
   void unloaded(const std::string& scenario) override;
   void scanned() override;
 
+  // Reads the file of --scheduling if it changed. Throws Refused.
+  void read_scheduling();
   void set_health(const std::string& service, bool serving);
   void count_scenarios();
 
@@ -66,7 +69,9 @@ class Server : private WatchObserver {
   SnapshotLoader loader_;
   IdleMemory idle_memory_;  // only the scanning thread touches it
   RegistryWatcher watcher_;
-  WorkerPool pool_;
+  Scheduler scheduler_;
+  SchedulingFile scheduling_;  // only the scanning thread touches it
+  const AccessLog access_log_;
   ServerState state_;
   PredictionServiceImpl service_;
   std::shared_ptr<TlsCredentials> tls_;  // null: no TLS

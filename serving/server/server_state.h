@@ -3,12 +3,13 @@
 
 #include <atomic>
 
+#include "access_log.h"
 #include "binary_cache.h"
 #include "inflight_gate.h"
 #include "metrics.h"
 #include "options.h"
 #include "scenario_store.h"
-#include "worker_pool.h"
+#include "scheduler.h"
 
 namespace smt::server {
 
@@ -16,9 +17,10 @@ struct ServerState {
   const Options& options;
   ScenarioStore& store;
   BinaryCache& binaries;
-  WorkerPool& pool;
+  Scheduler& scheduler;
   Metrics& metrics;
-  // Open until the drain begins; every Predict call is inside from admission until its answer is sent.
+  const AccessLog& access_log;
+  // Open until the drain begins; every scoring call is inside from admission until its answer is sent.
   InflightGate gate{};
   // False until the first pass over the registry ended: until then an unknown scenario may only not be loaded yet.
   // Set once by the main thread. Calls read it to choose an answer; no other memory is published through it.

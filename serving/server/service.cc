@@ -3,6 +3,7 @@
 #include <grpcpp/impl/codegen/proto_utils.h>
 
 #include "missing_scenario.h"
+#include "multi_predict_call.h"
 #include "names.h"
 #include "parse_message.h"
 #include "predict_call.h"
@@ -54,7 +55,15 @@ grpc::ServerUnaryReactor* PredictionServiceImpl::Predict(grpc::CallbackServerCon
                                                          const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
   // Deletes itself in OnDone(), which gRPC calls only after this function has returned the reactor.
   auto* call = new PredictCall(state_, *context, *request, *response);
-  call->start();
+  call->begin();
+  return call;
+}
+
+grpc::ServerUnaryReactor* PredictionServiceImpl::MultiPredict(grpc::CallbackServerContext* context,
+                                                              const grpc::ByteBuffer* request,
+                                                              grpc::ByteBuffer* response) {
+  auto* call = new MultiPredictCall(state_, *context, *request, *response);
+  call->begin();
   return call;
 }
 

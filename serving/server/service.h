@@ -8,19 +8,22 @@
 
 namespace smt::server {
 
-// Thread-safe, as gRPC calls it from many threads. Predict hands its work to the worker pool; the other methods answer
-// on gRPC's thread from what is in memory. All of them in the raw (ByteBuffer) form, so that a message that does not
-// parse is INVALID_ARGUMENT.
+// Thread-safe, as gRPC calls it from many threads. Predict and MultiPredict hand their work to the scheduler; the other
+// methods answer on gRPC's thread from what is in memory. All of them in the raw (ByteBuffer) form, so that a message
+// that does not parse is INVALID_ARGUMENT.
 class PredictionServiceImpl final
     : public v1::PredictionService::WithRawCallbackMethod_Predict<
-          v1::PredictionService::WithRawCallbackMethod_ListScenarios<
-              v1::PredictionService::WithRawCallbackMethod_GetScenario<
-                  v1::PredictionService::WithRawCallbackMethod_GetServer<v1::PredictionService::Service>>>> {
+          v1::PredictionService::WithRawCallbackMethod_MultiPredict<
+              v1::PredictionService::WithRawCallbackMethod_ListScenarios<
+                  v1::PredictionService::WithRawCallbackMethod_GetScenario<
+                      v1::PredictionService::WithRawCallbackMethod_GetServer<v1::PredictionService::Service>>>>> {
  public:
   explicit PredictionServiceImpl(ServerState& state) : state_(state) {}
 
   grpc::ServerUnaryReactor* Predict(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                     grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* MultiPredict(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                         grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* ListScenarios(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                           grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* GetScenario(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,

@@ -38,6 +38,10 @@ constexpr Shape kFeature{kFeatureFields};
 constexpr Shape::Field kPredictFields[]{{v1::PredictRequest::kContextFieldNumber, &kFeature, true},
                                         {v1::PredictRequest::kCandidatesFieldNumber, &kFeature, true}};
 constexpr Shape kPredict{kPredictFields};
+constexpr Shape::Field kMultiPredictFields[]{{v1::MultiPredictRequest::kScenariosFieldNumber, &kNumbers},
+                                             {v1::MultiPredictRequest::kContextFieldNumber, &kFeature, true},
+                                             {v1::MultiPredictRequest::kCandidatesFieldNumber, &kFeature, true}};
+constexpr Shape kMultiPredict{kMultiPredictFields};
 
 using Infer = inference::ModelInferRequest;
 constexpr Shape::Field kEntryFields[]{{2, &kNumbers}};  // the value of an entry of a map
@@ -62,6 +66,8 @@ Kind kind_of(RequestKind kind) {
   switch (kind) {
     case RequestKind::kPredict:
       return {&kPredict, "smt.v1.PredictRequest", "context and candidates"};
+    case RequestKind::kMultiPredict:
+      return {&kMultiPredict, "smt.v1.MultiPredictRequest", "context and candidates"};
     case RequestKind::kModelInfer:
       return {&kInfer, "inference.ModelInferRequest", "inputs"};
   }

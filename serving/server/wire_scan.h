@@ -20,7 +20,7 @@ struct WireLimits {
 WireLimits wire_limits(int64_t max_rows);
 
 // The requests that are scanned.
-enum class RequestKind { kPredict, kModelInfer };
+enum class RequestKind { kPredict, kMultiPredict, kModelInfer };
 
 // What is wrong with the message; empty when it is within the limits and well-formed as far as was looked: the parser
 // still has to judge what is inside. Groups, which our protocols do not have and in which fields could hide, are

@@ -72,7 +72,8 @@ def test_reflection(server: RunningServer) -> None:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert set(database.get_services()) >= {"smt.v1.PredictionService", "grpc.health.v1.Health"}
         service = DescriptorPool(database).FindServiceByName("smt.v1.PredictionService")
-        assert {method.name for method in service.methods} == {"Predict", "ListScenarios", "GetScenario", "GetServer"}
+        methods = {"Predict", "MultiPredict", "ListScenarios", "GetScenario", "GetServer"}
+        assert {method.name for method in service.methods} == methods
         assert "candidates" in service.FindMethodByName("Predict").input_type.fields_by_name
 
 

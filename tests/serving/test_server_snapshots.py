@@ -380,7 +380,9 @@ def test_drain_answers_what_is_waiting(
             assert isinstance(refusal, PredictError)
             assert refusal.code is grpc.StatusCode.UNAVAILABLE
 
-    with RunningServer(registry_folder, tmp_path, workers=1) as server:
+    patient = tmp_path / "scheduling.json"
+    patient.write_text('{"default": {"queue_ms": 3600000}}')
+    with RunningServer(registry_folder, tmp_path, workers=1, scheduling=patient) as server:
         asyncio.run(run(server))
         assert server.join() == 0
         [event] = server.events("drained")

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <fstream>
 #include <vector>
 
 #include "kernels.h"
@@ -44,11 +45,13 @@ TEST_F(OptionsTest, DefaultsListenOnThisMachineOnly) {
 }
 
 TEST_F(OptionsTest, ReadsEveryFlag) {
-  Options options = parse({"--registry",          registry(), "--host",          "::1", "--port",        "0",
-                           "--metrics-port",      "0",        "--workers",       "3",   "--max-rows",    "7",
-                           "--max-message-bytes", "2048",     "--queue-depth",   "9",   "--queue-bytes", "4096",
-                           "--poll-ms",           "5",        "--drain-seconds", "1",   "--port-file",   "p",
-                           "--log-level",         "debug"});
+  std::string scheduling = registry() + "/s.json";
+  std::ofstream(scheduling) << "{}";
+  Options options = parse({"--registry",          registry(), "--host",          "::1",  "--port",        "0",
+                           "--metrics-port",      "0",        "--workers",       "3",    "--max-rows",    "7",
+                           "--max-message-bytes", "2048",     "--block-rows",    "32",   "--queue-bytes", "4096",
+                           "--poll-ms",           "5",        "--drain-seconds", "1",    "--port-file",   "p",
+                           "--log-level",         "debug",    "--access-log",    "0.25", "--scheduling",  scheduling});
   EXPECT_FALSE(exit_code_) << output_;
   EXPECT_EQ(options.host, "::1");
   EXPECT_EQ(options.port, 0);
@@ -56,7 +59,9 @@ TEST_F(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(options.workers, 3);
   EXPECT_EQ(options.max_rows, 7);
   EXPECT_EQ(options.max_message_bytes, 2048);
-  EXPECT_EQ(options.queue_depth, 9);
+  EXPECT_EQ(options.block_rows, 32);
+  EXPECT_EQ(options.access_log, 0.25);
+  EXPECT_EQ(options.scheduling, scheduling);
   EXPECT_EQ(options.queue_bytes, 4096);
   EXPECT_EQ(options.poll_ms, 5);
   EXPECT_EQ(options.drain_seconds, 1);
@@ -78,9 +83,10 @@ TEST_F(OptionsTest, TlsFilesBelongTogether) {
 
 TEST_F(OptionsTest, MistakesNameTheFlag) {
   const std::vector<std::vector<std::string>> kMistakes{
-      {"--port", "65536"},       {"--port", "-1"},        {"--port", "http"},          {"--workers", "0"},
-      {"--max-rows", "0"},       {"--max-rows", "65537"}, {"--log-level", "verbose"},  {"--queue-depth", "0"},
-      {"--drain-seconds", "-1"}, {"--poll-ms", "0"},      {"--max-message-bytes", "1"}};
+      {"--port", "65536"},       {"--port", "-1"},        {"--port", "http"},           {"--workers", "0"},
+      {"--max-rows", "0"},       {"--max-rows", "65537"}, {"--log-level", "verbose"},   {"--block-rows", "24"},
+      {"--drain-seconds", "-1"}, {"--poll-ms", "0"},      {"--max-message-bytes", "1"}, {"--block-rows", "0"},
+      {"--access-log", "1.5"},   {"--scheduling", "none"}};
   for (const auto& mistake : kMistakes) {
     parse({"--registry", registry(), mistake[0], mistake[1]});
     EXPECT_EQ(exit_code_, 2) << mistake[0] << " " << mistake[1];
@@ -99,9 +105,9 @@ TEST_F(OptionsTest, MistakesNameTheFlag) {
 TEST_F(OptionsTest, HelpExplainsEveryFlag) {
   parse({"--help"});
   EXPECT_EQ(exit_code_, 0);
-  for (const char* flag :
-       {"--registry", "--host", "--port", "--metrics-port", "--workers", "--max-rows", "--max-message-bytes",
-        "--queue-depth", "--queue-bytes", "--poll-ms", "--drain-seconds", "--port-file", "--log-level", "--version"}) {
+  for (const char* flag : {"--registry", "--host", "--port", "--metrics-port", "--workers", "--max-rows",
+                           "--max-message-bytes", "--block-rows", "--queue-bytes", "--scheduling", "--access-log",
+                           "--poll-ms", "--drain-seconds", "--port-file", "--log-level", "--version"}) {
     EXPECT_NE(output_.find(flag), std::string::npos) << flag;
   }
 }

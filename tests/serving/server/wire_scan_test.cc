@@ -188,5 +188,18 @@ TEST(WireScan, AgreesWithTheParserOnEveryTruncationAndFlippedBit) {
   agrees_with_the_parser<inference::ModelInferRequest>(infer_request().SerializeAsString(), RequestKind::kModelInfer);
 }
 
+TEST(WireScan, CountsTheTasksOfEveryScenario) {
+  v1::MultiPredictRequest many;
+  for (int i = 0; i < 3; ++i) {
+    v1::ScenarioRequest* scenario = many.add_scenarios();
+    scenario->set_scenario("income");
+    for (int task = 0; task < 30; ++task) scenario->add_tasks("");
+  }
+  EXPECT_EQ(scan(many.SerializeAsString(), kLimits, RequestKind::kMultiPredict), "");
+  for (int task = 0; task < 10; ++task) many.mutable_scenarios(0)->add_tasks("");
+  EXPECT_NE(scan(many.SerializeAsString(), kLimits, RequestKind::kMultiPredict).find("more than 100 fields"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace smt::server

@@ -1,0 +1,56 @@
+#include "cost_model.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace smt::server {
+
+// Slow enough to forget a hiccup, quick enough to follow a neighbour on the machine.
+static constexpr double kNew = 1.0 / 8;
+// One batch that was interrupted by another process tells nothing of the next: it counts as so many times the average.
+static constexpr double kOutlier = 4;
+static constexpr double kRelaxed = 0.98;
+
+size_t CostModel::bucket(int64_t rows) {
+  auto width = static_cast<size_t>(std::bit_width(static_cast<uint64_t>(std::max<int64_t>(rows, 1)) - 1));
+  return std::min(width, kBuckets - 1);
+}
+
+void CostModel::observe(int64_t rows, double seconds) {
+  Bucket& seen = buckets_[bucket(rows)];
+  auto count = static_cast<double>(rows);
+  if (seen.seconds == 0) {
+    seen = {count, seconds};
+    return;
+  }
+  seen.seconds += kNew * (std::min(seconds, kOutlier * seen.seconds) - seen.seconds);
+  seen.rows += kNew * (count - seen.rows);
+}
+
+void CostModel::relax() {
+  for (Bucket& seen : buckets_) seen.seconds *= kRelaxed;
+}
+
+double CostModel::seconds(int64_t rows) const {
+  auto count = static_cast<double>(rows);
+  size_t place = bucket(rows);
+  auto scaled = [&](const Bucket& seen) { return seen.seconds * count / seen.rows; };
+  if (buckets_[place].seconds > 0) return scaled(buckets_[place]);
+  for (size_t larger = place + 1; larger < kBuckets; ++larger) {
+    if (buckets_[larger].seconds > 0) return scaled(buckets_[larger]);
+  }
+  for (size_t smaller = place; smaller-- > 0;) {
+    // Never more than proportional: that of a few rows would be far too much.
+    if (buckets_[smaller].seconds > 0) return buckets_[smaller].seconds;
+  }
+  return 0;
+}
+
+double CostModel::row_seconds() const {
+  for (size_t place = kBuckets; place-- > 0;) {
+    if (buckets_[place].seconds > 0) return buckets_[place].seconds / buckets_[place].rows;
+  }
+  return 0;
+}
+
+}  // namespace smt::server

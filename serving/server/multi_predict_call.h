@@ -1,0 +1,24 @@
+// smt.v1.PredictionService/MultiPredict.
+#pragma once
+
+#include "predict_columns.h"
+#include "smt/v1/prediction.pb.h"
+#include "unary_call.h"
+
+namespace smt::server {
+
+class MultiPredictCall final : public UnaryCall {
+ public:
+  MultiPredictCall(ServerState& state, grpc::CallbackServerContext& context, const grpc::ByteBuffer& request,
+                   grpc::ByteBuffer& response);
+
+ private:
+  void decode() override;
+  void respond() noexcept override;
+
+  v1::MultiPredictRequest* request_;    // on arena_
+  v1::MultiPredictResponse* response_;  // on arena_
+  PredictColumns columns_;
+};
+
+}  // namespace smt::server

@@ -1,0 +1,415 @@
+#include "scheduler.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include "batch_runner.h"
+#include "program.h"
+
+namespace smt::server {
+namespace {
+
+// A part below this is not worth waking another worker for: that takes some 10 µs, and the call as much.
+constexpr double kWorthSharing = 100e-6;
+// What a call of a binary costs whatever its rows: rows of another scenario join a block when the padding between them
+// costs less than a call of their own.
+constexpr double kCallSeconds = 10e-6;
+// What a row is taken to cost before the first batch.
+constexpr double kUnknownRowSeconds = 2e-6;
+
+int64_t padded(int64_t rows) { return (rows + cpu::kRowBlock - 1) / cpu::kRowBlock * cpu::kRowBlock; }
+
+double seconds(Work::Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+std::chrono::milliseconds advice(double wait_seconds) {
+  return std::chrono::milliseconds(std::clamp<int64_t>(std::llround(wait_seconds * 1e3), 1, 60'000));
+}
+
+}  // namespace
+
+// What take() gathers for one worker. Rows of one snapshot lie side by side; where another one's begin, a block of the
+// kernels begins as well, so each but the last snapshot's rows are padded.
+struct Scheduler::Block {
+  struct Segment {
+    const LoadedSnapshot* snapshot;
+    int64_t rows;
+    int64_t slack() const { return padded(rows) - rows; }
+  };
+  std::vector<Part> parts;
+  std::vector<Segment> segments;  // rows per snapshot
+
+  void clear() {
+    parts.clear();
+    segments.clear();
+  }
+  const Segment* segment(const Work* work) const {
+    auto same = [&](const Segment& each) { return each.snapshot == work->snapshot.get(); };
+    auto found = std::find_if(segments.begin(), segments.end(), same);
+    return found == segments.end() ? nullptr : &*found;
+  }
+  // Rows that a block of `limit` rows has left for this work.
+  int64_t room(int64_t limit, const Work* work) const {
+    for (const Segment& each : segments) {
+      limit -= each.snapshot == work->snapshot.get() ? each.rows : padded(each.rows);
+    }
+    return limit;
+  }
+  // Rows of padding with one more snapshot's `rows`.
+  int64_t padding_with(int64_t rows) const {
+    int64_t last = padded(rows) - rows;  // the most that is saved by being last
+    int64_t sum = last;
+    for (const Segment& each : segments) {
+      sum += each.slack();
+      last = std::max(last, each.slack());
+    }
+    return sum - last;
+  }
+  void add(Part part) {
+    parts.push_back(part);
+    if (const Segment* known = segment(part.work)) {
+      segments[static_cast<size_t>(known - segments.data())].rows += part.rows;
+    } else {
+      segments.push_back({part.work->snapshot.get(), part.rows});
+    }
+  }
+  // Parts by snapshot, the one that would need most padding last.
+  void arrange() {
+    if (segments.size() < 2) return;
+    auto less = [](const Segment& a, const Segment& b) { return a.slack() < b.slack(); };
+    std::iter_swap(std::max_element(segments.begin(), segments.end(), less), segments.end() - 1);
+    std::stable_sort(parts.begin(), parts.end(),
+                     [&](const Part& a, const Part& b) { return segment(a.work) < segment(b.work); });
+  }
+};
+
+bool Scheduler::Fairer::operator()(const ScenarioQueue* a, const ScenarioQueue* b) const {
+  if (a->policy().priority != b->policy().priority) return a->policy().priority > b->policy().priority;
+  if (a->start != b->start) return a->start < b->start;
+  return a->scenario() < b->scenario();
+}
+
+Scheduler::Scheduler(const Limits& limits, Observer observer, std::function<void()> on_thread_start)
+    : limits_(limits), observer_(std::move(observer)) {
+  threads_.reserve(limits_.workers);
+  for (size_t i = 0; i < limits_.workers; ++i) {
+    threads_.emplace_back([this, on_thread_start] {
+      if (on_thread_start) on_thread_start();
+      work();
+    });
+  }
+}
+
+Scheduler::~Scheduler() { stop(); }
+
+ScenarioQueue& Scheduler::queue(std::string_view scenario) {
+  std::lock_guard lock(mutex_);
+  auto found = queues_.find(scenario);
+  if (found != queues_.end()) return *found->second;
+  auto policy = policies_.find(scenario);
+  auto made =
+      std::make_unique<ScenarioQueue>(std::string(scenario), policy == policies_.end() ? fallback_ : policy->second);
+  return *queues_.emplace(std::string(scenario), std::move(made)).first->second;
+}
+
+template <typename Change>
+void Scheduler::rekey(ScenarioQueue& queue, Change change) {
+  bool was = active_.erase(&queue) > 0;
+  if (was) active_weight_ -= queue.policy().weight;
+  change();
+  if (queue.empty()) {
+    if (active_.empty()) active_weight_ = 0;  // no rest of rounding stays
+    return;
+  }
+  if (!was) queue.start = std::max(queue.start, virtual_time_);
+  active_.insert(&queue);
+  active_weight_ += queue.policy().weight;
+}
+
+void Scheduler::configure(std::map<std::string, ScenarioPolicy, std::less<>> policies, const ScenarioPolicy& fallback) {
+  std::lock_guard lock(mutex_);
+  policies_ = std::move(policies);
+  fallback_ = fallback;
+  for (auto& [name, queue] : queues_) {
+    auto policy = policies_.find(name);
+    rekey(*queue, [&] { queue->set(policy == policies_.end() ? fallback_ : policy->second); });
+  }
+}
+
+double Scheduler::row_seconds(const Work* work) const {
+  auto found = costs_.find(work->snapshot->binary.get());
+  double learnt = found == costs_.end() ? 0 : found->second.row_seconds();
+  return learnt > 0 ? learnt : kUnknownRowSeconds;
+}
+
+// Until its scores are there when every worker turns to it at once.
+double Scheduler::own_seconds(const Work* work) const {
+  auto found = costs_.find(work->snapshot->binary.get());
+  if (found == costs_.end()) return 0;
+  int64_t rows = work->rows - work->next_row_;
+  if (rows <= limits_.block_rows) return found->second.seconds(rows);
+  int64_t blocks = (rows + limits_.block_rows - 1) / limits_.block_rows;
+  auto workers = static_cast<int64_t>(limits_.workers);
+  return found->second.seconds(limits_.block_rows) * static_cast<double>((blocks + workers - 1) / workers);
+}
+
+double Scheduler::wait_seconds(const ScenarioQueue& queue) const {
+  if (queue.empty()) return 0;
+  double backlog = static_cast<double>(queue.waiting_rows()) * row_seconds(queue.first());
+  return backlog * active_weight_ / queue.policy().weight / static_cast<double>(limits_.workers);
+}
+
+Drop Scheduler::refuses(const ScenarioQueue& queue, std::chrono::milliseconds& retry_after) const {
+  std::lock_guard lock(mutex_);
+  if (stopped_) return Drop::kShutdown;
+  double wait = wait_seconds(queue);
+  if (static_cast<int64_t>(queue.size()) < queue.policy().queue_requests &&
+      wait * 1e3 <= static_cast<double>(queue.policy().queue_ms)) {
+    return Drop::kNone;
+  }
+  // What is dead in it may make room: then the full way decides.
+  if (dead(queue.first(), Clock::now()) != Drop::kNone) return Drop::kNone;
+  retry_after = advice(wait);
+  return Drop::kQueueFull;
+}
+
+Drop Scheduler::dead(const Work* work, Clock::time_point now) const {
+  if (now >= work->deadline) return Drop::kExpired;  // first: gRPC also cancels a call whose deadline passed
+  if (work->cancelled()) return Drop::kCancelled;
+  if (work->deadline != Clock::time_point::max() && seconds(work->deadline - now) < own_seconds(work)) {
+    return Drop::kUnmeetable;
+  }
+  return Drop::kNone;
+}
+
+void Scheduler::drop(Work* work, Drop reason, std::vector<Work*>& ended) {
+  ScenarioQueue& queue = *work->queue;
+  int64_t left = work->rows - work->next_row_;
+  rekey(queue, [&] { queue.remove(work, large(work)); });
+  waiting_rows_ -= left;
+  waiting_bytes_ -= work->bytes;
+  --waiting_works_;
+  work->give_up(reason);
+  if (reason == Drop::kUnmeetable) cost(work).relax();
+  if (work->end(left)) ended.push_back(work);
+}
+
+void Scheduler::drop_dead(ScenarioQueue& queue, Clock::time_point now, std::vector<Work*>& ended) {
+  while (!queue.empty()) {
+    Drop reason = dead(queue.first(), now);
+    if (reason == Drop::kNone) return;
+    drop(queue.first(), reason, ended);
+  }
+}
+
+// Room for `work` in the memory that all queues share, at the expense of the queues that hold more than its own.
+bool Scheduler::make_room(const Work* work, std::vector<Work*>& ended) {
+  while (waiting_bytes_ > 0 && waiting_bytes_ + work->bytes > limits_.queue_bytes) {
+    auto share = [](const ScenarioQueue* queue) {
+      return static_cast<double>(queue->bytes()) / queue->policy().weight;
+    };
+    auto less = [&](const ScenarioQueue* a, const ScenarioQueue* b) { return share(a) < share(b); };
+    ScenarioQueue* longest = *std::max_element(active_.begin(), active_.end(), less);
+    double after = static_cast<double>(work->queue->bytes() + work->bytes) / work->queue->policy().weight;
+    if (longest == work->queue || share(longest) <= after) return false;
+    longest->last()->retry_after_ = advice(wait_seconds(*longest));
+    drop(longest->last(), Drop::kServerFull, ended);
+  }
+  return true;
+}
+
+Drop Scheduler::admit(Work* work, Clock::time_point now, std::vector<Work*>& ended) {
+  if (stopped_) return Drop::kShutdown;
+  if (Drop reason = dead(work, now); reason != Drop::kNone) return reason;
+  ScenarioQueue& queue = *work->queue;
+  const ScenarioPolicy& policy = queue.policy();
+  if (static_cast<int64_t>(queue.size()) >= policy.queue_requests) drop_dead(queue, now, ended);
+  double wait = wait_seconds(queue);
+  if (static_cast<int64_t>(queue.size()) >= policy.queue_requests ||
+      wait * 1e3 > static_cast<double>(policy.queue_ms)) {
+    work->retry_after_ = advice(wait);
+    return Drop::kQueueFull;
+  }
+  // Behind all that waits: then its turn comes after theirs.
+  if (!queue.empty() && work->deadline != Clock::time_point::max() && work->deadline >= queue.last()->deadline &&
+      seconds(work->deadline - now) < wait + own_seconds(work)) {
+    return Drop::kUnmeetable;
+  }
+  if (!make_room(work, ended)) {
+    work->retry_after_ = advice(wait);
+    return Drop::kServerFull;
+  }
+  if (auto until = queue.spend(work->rows, now); until.count() > 0) {
+    work->retry_after_ = until;
+    return Drop::kQuota;
+  }
+  return Drop::kNone;
+}
+
+void Scheduler::enqueue(Work* work) {
+  rekey(*work->queue, [&] { work->queue->push(work, large(work)); });
+  waiting_rows_ += work->rows;
+  waiting_bytes_ += work->bytes;
+  ++waiting_works_;
+}
+
+void Scheduler::submit(std::span<Work* const> works) {
+  std::vector<Work*> ended;
+  for (Work* work : works) {
+    work->rows_left_.store(work->rows, std::memory_order_relaxed);
+    work->scores.resize(static_cast<size_t>(work->rows * work->snapshot->binary->manifest().tasks));
+  }
+  {
+    std::lock_guard lock(mutex_);
+    Clock::time_point now = Clock::now();
+    for (Work* work : works) {
+      if (Drop reason = admit(work, now, ended); reason != Drop::kNone) {
+        work->give_up(reason);
+        if (reason == Drop::kUnmeetable) cost(work).relax();
+        ended.push_back(work);
+      } else {
+        enqueue(work);
+      }
+    }
+  }
+  // Also when all were refused: harmless, and rare.
+  available_.notify_one();
+  for (Work* work : ended) work->conclude();
+}
+
+void Scheduler::cancel(Work* work) {
+  std::vector<Work*> ended;
+  {
+    std::lock_guard lock(mutex_);
+    if (work->queued_) drop(work, Drop::kCancelled, ended);
+  }
+  for (Work* gone : ended) gone->conclude();
+}
+
+size_t Scheduler::waiting() const {
+  std::lock_guard lock(mutex_);
+  return waiting_works_;
+}
+
+// Rows of the next block: all that waits when the other workers are busy, otherwise a share of it.
+int64_t Scheduler::block_limit() const {
+  const Work* next = (*active_.begin())->next();
+  double shares = static_cast<double>(waiting_rows_) * row_seconds(next) / kWorthSharing;
+  auto takers = std::clamp<int64_t>(static_cast<int64_t>(shares), 1, static_cast<int64_t>(idle_) + 1);
+  return std::min(padded((waiting_rows_ + takers - 1) / takers), limits_.block_rows);
+}
+
+void Scheduler::take_rows(Work* work, int64_t rows, Block& block, Clock::time_point now) {
+  if (work->next_row_ == 0) work->begun_ = now;
+  block.add({work, work->next_row_, rows});
+  ScenarioQueue& queue = *work->queue;
+  double price = static_cast<double>(padded(rows)) * row_seconds(work) / queue.policy().weight;
+  rekey(queue, [&] {
+    virtual_time_ = std::max(virtual_time_, queue.start);
+    queue.start += price;
+    queue.took(work, large(work), rows);
+  });
+  waiting_rows_ -= rows;
+  if (!work->queued_) {
+    waiting_bytes_ -= work->bytes;
+    --waiting_works_;
+  }
+}
+
+// The call's other works, so that the same candidates meet in one batch.
+void Scheduler::take_siblings(Work* work, Block& block, Clock::time_point now) {
+  for (Work* other = work->sibling; other != nullptr && other != work; other = other->sibling) {
+    bool fits = other->queued_ && other->next_row_ == 0 && other->rows <= block.room(limits_.block_rows, other) &&
+                other->snapshot->binary == work->snapshot->binary;
+    if (fits) take_rows(other, other->rows, block, now);
+  }
+}
+
+// Whether its rows may be computed with those of the block.
+bool Scheduler::joins(const Work* work, int64_t rows, const Block& block) const {
+  if (block.parts.empty() || block.segment(work) != nullptr) return true;
+  if (work->snapshot->binary != block.parts.front().work->snapshot->binary) return false;
+  return static_cast<double>(block.padding_with(rows)) * row_seconds(work) <= kCallSeconds;
+}
+
+// Rows of the queue's works, as far as there is room. False when the block is full, or a work may not join it.
+bool Scheduler::fill(ScenarioQueue& queue, Block& block, int64_t limit, Clock::time_point now,
+                     std::vector<Work*>& ended) {
+  while (!queue.empty()) {
+    Work* work = queue.next();
+    if (Drop reason = dead(work, now); reason != Drop::kNone) {
+      drop(work, reason, ended);
+      continue;
+    }
+    int64_t left = work->rows - work->next_row_;
+    int64_t rows = std::min(left, block.room(limit, work));
+    // The rest of a block that several share is not worth cutting a work for.
+    if (!block.parts.empty() && rows < left) return false;
+    if (!joins(work, rows, block)) return false;
+    take_rows(work, rows, block, now);
+    take_siblings(work, block, now);
+  }
+  return true;
+}
+
+void Scheduler::take(Block& block, std::vector<Work*>& ended) {
+  Clock::time_point now = Clock::now();
+  int64_t limit = block_limit();
+  // A scenario's turn is up to a block: its own rows share weights and need no padding.
+  while (!active_.empty() && fill(**active_.begin(), block, limit, now, ended)) continue;
+  block.arrange();
+}
+
+void Scheduler::work() {
+  BatchRunner runner;
+  Block block;
+  std::vector<Work*> ended;
+  BatchRunner::Timing timing;
+  const TemplateBinary* ran = nullptr;  // binary of the block before; only its address is used
+  for (;;) {
+    block.clear();
+    ended.clear();
+    bool more = false;
+    {
+      std::unique_lock lock(mutex_);
+      if (ran != nullptr && timing.rows > 0) {
+        costs_[ran].observe(timing.rows, timing.transform_seconds + timing.compute_seconds);
+      }
+      ++idle_;
+      available_.wait(lock, [this] { return stopped_ || !active_.empty(); });
+      --idle_;
+      if (stopped_) return;  // stop() drops what is left
+      take(block, ended);
+      more = idle_ > 0 && !active_.empty();
+    }
+    if (more) available_.notify_one();
+    for (Work* work : ended) work->conclude();
+    ran = nullptr;
+    if (block.parts.empty()) continue;
+    ran = block.parts.front().work->snapshot->binary.get();
+    timing = runner.run(block.parts);
+    observer_({.rows = timing.rows, .padding = timing.padding, .expired_rows = timing.expired_rows});
+    for (const Part& part : block.parts) {
+      if (part.work->end(part.rows)) part.work->conclude();
+    }
+  }
+}
+
+void Scheduler::stop() {
+  std::vector<Work*> ended;
+  {
+    std::lock_guard lock(mutex_);
+    stopped_ = true;
+    while (!active_.empty()) {
+      ScenarioQueue& queue = **active_.begin();
+      drop(queue.next(), Drop::kShutdown, ended);
+    }
+  }
+  available_.notify_all();
+  for (Work* work : ended) work->conclude();
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+}
+
+}  // namespace smt::server

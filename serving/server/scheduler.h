@@ -1,0 +1,133 @@
+// Who computes what, and when: the queues of all scenarios, and the threads that own compute.
+//
+// gRPC's threads must not run template binaries: each would grow its own pools and caches (FACTS: 1-row requests at
+// 1.5 ms), and their number is not ours to choose. They hand a work over and return.
+//
+// The unit is a *block*: at most block_rows rows, all of one template binary, computed by one worker in one call. An
+// idle worker takes what there is at once; under backlog a block is filled with what waits. Rows of a large work are
+// handed out block by block, to as many workers as are free, so nobody waits behind more than the blocks that run.
+//
+// Between scenarios: strict priority, then start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996) by weight, where
+// a block costs the time that its rows take. Within one: earliest deadline first (ScenarioQueue::next).
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "cost_model.h"
+#include "scenario_queue.h"
+#include "work.h"
+
+namespace smt::server {
+
+// Thread-safe.
+class Scheduler {
+ public:
+  using Clock = Work::Clock;
+
+  struct Limits {
+    size_t workers = 1;        // >= 1
+    int64_t block_rows = 256;  // multiple of 16
+    size_t queue_bytes = 1;    // sum of Work::bytes of what waits, over all scenarios; a single work is always let in
+  };
+
+  // What one block was; for metrics. Called on the worker, without a lock.
+  struct BlockReport {
+    int64_t rows = 0;          // padding included
+    int64_t padding = 0;       // rows computed for nobody
+    int64_t expired_rows = 0;  // rows whose deadline had passed when their compute began: 0, as it should be
+  };
+  using Observer = std::function<void(const BlockReport&)>;
+
+  // `on_thread_start` runs first on every worker.
+  Scheduler(const Limits& limits, Observer observer, std::function<void()> on_thread_start = {});
+  ~Scheduler();  // stop()
+
+  // The scenario's queue, made when there is none. Only for names that the registry knows: queues are kept.
+  ScenarioQueue& queue(std::string_view scenario);
+  // Sets what scenarios are granted: `policies` by name, `fallback` for all others, those that exist included.
+  void configure(std::map<std::string, ScenarioPolicy, std::less<>> policies, const ScenarioPolicy& fallback);
+
+  // Why the queue would refuse any request now, and when it is worth to try again; kNone: it may take one. Cheap: for a
+  // look before a request is parsed.
+  Drop refuses(const ScenarioQueue& queue, std::chrono::milliseconds& retry_after) const;
+
+  // Never blocks on compute. Takes all of `works`, or concludes those that it refuses, on this thread. Works of one
+  // sibling ring must be submitted together.
+  void submit(std::span<Work* const> works);
+
+  // The client of `work`, which was submitted and not concluded, went away: what is not handed out yet is dropped.
+  void cancel(Work* work);
+
+  size_t waiting() const;  // works with rows not handed out
+
+  // Refuses new works, concludes the waiting ones with kShutdown, waits for the running ones. Idempotent, not from a
+  // worker.
+  void stop();
+
+ private:
+  struct Fairer {
+    bool operator()(const ScenarioQueue* a, const ScenarioQueue* b) const;
+  };
+  struct Block;
+
+  void work();
+  // All of the following require mutex_. Works to conclude, once it is released, are added to `ended`.
+  Drop admit(Work* work, Clock::time_point now, std::vector<Work*>& ended);
+  bool make_room(const Work* work, std::vector<Work*>& ended);
+  void enqueue(Work* work);
+  void take(Block& block, std::vector<Work*>& ended);
+  bool fill(ScenarioQueue& queue, Block& block, int64_t limit, Clock::time_point now, std::vector<Work*>& ended);
+  void take_rows(Work* work, int64_t rows, Block& block, Clock::time_point now);
+  void take_siblings(Work* work, Block& block, Clock::time_point now);
+  bool joins(const Work* work, int64_t rows, const Block& block) const;
+  void drop(Work* work, Drop reason, std::vector<Work*>& ended);
+  void drop_dead(ScenarioQueue& queue, Clock::time_point now, std::vector<Work*>& ended);
+  Drop dead(const Work* work, Clock::time_point now) const;
+  int64_t block_limit() const;
+  double wait_seconds(const ScenarioQueue& queue) const;
+  CostModel& cost(const Work* work) { return costs_[work->snapshot->binary.get()]; }
+  double row_seconds(const Work* work) const;
+  double own_seconds(const Work* work) const;
+  bool large(const Work* work) const { return work->rows > limits_.block_rows; }
+  // A queue's key in active_ may change only while it is outside.
+  template <typename Change>
+  void rekey(ScenarioQueue& queue, Change change);
+
+  const Limits limits_;
+  const Observer observer_;
+
+  // Guards all of the below, the queues, and the private fields of works that say so. Never held during compute, a
+  // conclusion, or a wait other than available_'s.
+  mutable std::mutex mutex_;
+  std::condition_variable available_;
+  std::map<std::string, std::unique_ptr<ScenarioQueue>, std::less<>> queues_;
+  std::map<std::string, ScenarioPolicy, std::less<>> policies_;
+  ScenarioPolicy fallback_;
+  std::set<ScenarioQueue*, Fairer> active_;  // those that are not empty
+  // By binary; one that was unloaded leaves its figures behind, for whichever comes to lie at its address.
+  std::map<const TemplateBinary*, CostModel> costs_;
+  double virtual_time_ = 0;
+  double active_weight_ = 0;
+  int64_t waiting_rows_ = 0;
+  size_t waiting_works_ = 0;
+  size_t waiting_bytes_ = 0;
+  size_t idle_ = 0;  // workers that wait
+  bool stopped_ = false;
+
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace smt::server

@@ -1,0 +1,401 @@
+#include "scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <thread>
+
+#include "scheduler_fixture.h"
+
+namespace smt::server {
+namespace {
+
+TEST_F(SchedulerTest, ScoresAWork) {
+  start(2);
+  auto feed = scenario("feed", 0.25F);
+  auto one = work(feed, 5);
+  submit(one.get());
+  EXPECT_EQ(one->fate(), Drop::kNone);
+  EXPECT_TRUE(one->scored(0.25F));
+  EXPECT_GE(one->begun(), one->arrived);
+}
+
+TEST_F(SchedulerTest, LargeWorksAreCutIntoBlocks) {
+  start(1, 64);
+  auto one = work(scenario("feed", 0.25F), 200);
+  submit(one.get());
+  EXPECT_EQ(one->fate(), Drop::kNone);
+  EXPECT_TRUE(one->scored(0.25F));
+  std::vector<int64_t> rows;
+  for (const BinaryRun& run : binary->runs(4)) rows.push_back(run.rows);
+  EXPECT_EQ(rows, (std::vector<int64_t>{64, 64, 64, 8}));
+}
+
+TEST_F(SchedulerTest, LargeWorksRunOnSeveralWorkersAtOnce) {
+  start(2, 64);
+  binary->close();
+  auto one = work(scenario("feed", 0.25F), 128);
+  submit(one.get());
+  EXPECT_EQ(binary->runs(2).size(), 2U);  // both began before either ended
+  binary->open();
+  EXPECT_EQ(one->fate(), Drop::kNone);
+  EXPECT_TRUE(one->scored(0.25F));
+}
+
+TEST_F(SchedulerTest, WhatWaitsIsBatched) {
+  start(1, 64);
+  auto feed = scenario("feed", 0.25F);
+  auto busy = occupy(feed);
+  std::vector<std::unique_ptr<TestWork>> works;
+  for (int i = 0; i < 10; ++i) submit(works.emplace_back(work(feed, 6)).get());
+  binary->open();
+  for (auto& one : works) EXPECT_EQ(one->fate(), Drop::kNone);
+  EXPECT_EQ(binary->runs(2).at(1).rows, 60);
+  EXPECT_EQ(padding, 0);
+}
+
+TEST_F(SchedulerTest, ScenariosShareABatchWhereThatCostsNoPadding) {
+  start(1, 64);
+  auto feed = scenario("feed", 0.25F);
+  auto mail = scenario("mail", 0.5F);
+  auto busy = occupy(feed);
+  auto one = work(feed, 32);
+  auto two = work(mail, 20);
+  submit(one.get());
+  submit(two.get());
+  binary->open();
+  EXPECT_EQ(one->fate(), Drop::kNone);
+  EXPECT_EQ(two->fate(), Drop::kNone);
+  EXPECT_TRUE(one->scored(0.25F));
+  EXPECT_TRUE(two->scored(0.5F));
+  EXPECT_EQ(binary->runs(2).at(1).rows, 52);
+}
+
+TEST_F(SchedulerTest, SiblingsShareABatchWhateverThePadding) {
+  start(1, 64);
+  std::vector<std::unique_ptr<TestWork>> works;
+  std::vector<Work*> ring;
+  for (int i = 0; i < 3; ++i) {
+    auto snapshot = scenario("scenario" + std::to_string(i), static_cast<float>(i));
+    ring.push_back(works.emplace_back(work(snapshot, 1)).get());
+  }
+  for (size_t i = 0; i < ring.size(); ++i) ring[i]->sibling = ring[(i + 1) % ring.size()];
+  scheduler_->submit(ring);
+  for (size_t i = 0; i < works.size(); ++i) {
+    EXPECT_EQ(works[i]->fate(), Drop::kNone);
+    EXPECT_TRUE(works[i]->scored(static_cast<float>(i)));
+  }
+  EXPECT_EQ(binary->runs(1).size(), 1U);
+  EXPECT_EQ(padding, 30);
+}
+
+TEST_F(SchedulerTest, EarliestDeadlineFirst) {
+  start(1, 16);
+  auto feed = scenario("feed", 0);
+  auto busy = occupy(feed);
+  std::vector<std::unique_ptr<TestWork>> works;
+  std::vector<int> seconds{0, 300, 100, 200};  // 0: none
+  for (int within : seconds) {
+    auto marked = scripted_snapshot(binary, "feed", static_cast<float>(within));
+    works.push_back(work(marked, 16, within == 0 ? 1h : std::chrono::seconds(within)));
+    submit(works.back().get());
+  }
+  binary->open();
+  EXPECT_EQ(order(4), (std::vector<float>{100, 200, 300, 0}));
+  for (auto& one : works) EXPECT_EQ(one->fate(), Drop::kNone);
+}
+
+TEST_F(SchedulerTest, SmallWorksWaitForOneBlockOfALargeOne) {
+  start(1, 16);
+  auto large = scenario("feed", 1);
+  auto small = scenario("feed", 2);
+  auto busy = occupy(large);
+  auto long_one = work(large, 64);
+  auto short_one = work(small, 16);
+  submit(long_one.get());
+  submit(short_one.get());
+  binary->open();
+  EXPECT_EQ(order(5), (std::vector<float>{1, 2, 1, 1, 1}));
+  EXPECT_EQ(long_one->fate(), Drop::kNone);
+  EXPECT_EQ(short_one->fate(), Drop::kNone);
+}
+
+TEST_F(SchedulerTest, ScenariosShareByWeight) {
+  start(1, 16);
+  scheduler_->configure({{"heavy", {.weight = 3}}}, {});
+  auto heavy = scenario("heavy", 3);
+  auto light = scenario("light", 1);
+  auto busy = occupy(light);
+  std::vector<std::unique_ptr<TestWork>> works;
+  for (int i = 0; i < 40; ++i) submit(works.emplace_back(work(light, 16)).get());
+  for (int i = 0; i < 40; ++i) submit(works.emplace_back(work(heavy, 16)).get());
+  binary->open();
+  std::vector<float> first = order(80);
+  first.resize(40);
+  EXPECT_NEAR(std::count(first.begin(), first.end(), 3.0F), 30, 4);  // costs are being learnt
+  for (auto& one : works) EXPECT_EQ(one->fate(), Drop::kNone);
+}
+
+TEST_F(SchedulerTest, ABurstOfOneScenarioDoesNotDelayAnother) {
+  start(1, 16);
+  auto burst = scenario("burst", 1);
+  auto quiet = scenario("quiet", 2);
+  auto busy = occupy(burst);
+  std::vector<std::unique_ptr<TestWork>> works;
+  for (int i = 0; i < 100; ++i) submit(works.emplace_back(work(burst, 16)).get());
+  auto one = work(quiet, 16);
+  submit(one.get());
+  binary->open();
+  EXPECT_EQ(one->fate(), Drop::kNone);
+  std::vector<float> all = order(101);
+  EXPECT_LE(std::find(all.begin(), all.end(), 2.0F) - all.begin(), 1);
+  for (auto& other : works) EXPECT_EQ(other->fate(), Drop::kNone);
+}
+
+TEST_F(SchedulerTest, HigherPriorityGoesFirst) {
+  start(1, 16);
+  scheduler_->configure({{"urgent", {.priority = 1}}, {"idle", {.priority = -1}}}, {});
+  auto urgent = scenario("urgent", 3);
+  auto normal = scenario("normal", 2);
+  auto idle = scenario("idle", 1);
+  auto busy = occupy(normal);
+  std::vector<std::unique_ptr<TestWork>> works;
+  for (const auto& snapshot : {idle, idle, normal, normal, urgent, urgent}) {
+    submit(works.emplace_back(work(snapshot, 16)).get());
+  }
+  binary->open();
+  EXPECT_EQ(order(6), (std::vector<float>{3, 3, 2, 2, 1, 1}));
+  for (auto& one : works) EXPECT_EQ(one->fate(), Drop::kNone);
+}
+
+TEST_F(SchedulerTest, ExpiredWorksAreNotComputed) {
+  start(1);
+  auto feed = scenario("feed", 1);
+  auto busy = occupy(feed);
+  auto late = work(feed, 16, 1ms);
+  submit(late.get());
+  std::this_thread::sleep_until(late->deadline);
+  binary->open();
+  EXPECT_EQ(late->fate(), Drop::kExpired);
+  EXPECT_EQ(busy->fate(), Drop::kNone);
+  EXPECT_EQ(binary->runs(1).size(), 1U);
+  EXPECT_EQ(expired_rows, 0);
+}
+
+TEST_F(SchedulerTest, AWorkThatCannotBeInTimeIsRefusedAtOnce) {
+  start(1);
+  binary->on_run = [](const BinaryRun&) { std::this_thread::sleep_for(20ms); };
+  auto feed = scenario("feed", 1);
+  auto first = work(feed, 16);
+  submit(first.get());
+  EXPECT_EQ(first->fate(), Drop::kNone);
+  auto second = work(feed, 16);  // after it the cost is known
+  submit(second.get());
+  EXPECT_EQ(second->fate(), Drop::kNone);
+  auto hopeless = work(feed, 16, 5ms);
+  submit(hopeless.get());
+  EXPECT_EQ(hopeless->fate(), Drop::kUnmeetable);
+  EXPECT_LT(Work::Clock::now(), hopeless->deadline);
+  EXPECT_EQ(binary->runs(2).size(), 2U);
+}
+
+TEST_F(SchedulerTest, CancelledWorksLeaveTheQueue) {
+  start(1);
+  auto feed = scenario("feed", 1);
+  auto busy = occupy(feed);
+  auto gone = work(feed, 16);
+  submit(gone.get());
+  EXPECT_EQ(scheduler_->waiting(), 1U);
+  gone->is_cancelled = true;
+  scheduler_->cancel(gone.get());
+  EXPECT_EQ(gone->times(), 1);  // before a worker is free
+  EXPECT_EQ(gone->fate(), Drop::kCancelled);
+  EXPECT_EQ(scheduler_->waiting(), 0U);
+  auto before = work(feed, 16);
+  before->is_cancelled = true;  // before it is submitted
+  submit(before.get());
+  EXPECT_EQ(before->fate(), Drop::kCancelled);
+  scheduler_->cancel(busy.get());  // it runs: too late
+  binary->open();
+  EXPECT_EQ(busy->fate(), Drop::kNone);
+}
+
+TEST_F(SchedulerTest, ACancelledLargeWorkStopsAfterTheBlocksThatRun) {
+  start(1, 16);
+  auto feed = scenario("feed", 1);
+  binary->close();
+  auto large = work(feed, 160);
+  submit(large.get());
+  binary->runs(1);
+  scheduler_->cancel(large.get());
+  EXPECT_EQ(large->times(), 0);  // its first block still runs
+  binary->open();
+  EXPECT_EQ(large->fate(), Drop::kCancelled);
+  EXPECT_EQ(binary->runs(1).size(), 1U);
+}
+
+TEST_F(SchedulerTest, AFullQueueRefusesWithAdvice) {
+  start(1);
+  scheduler_->configure({{"feed", {.queue_requests = 2}}}, {});
+  auto feed = scenario("feed", 1);
+  auto mail = scenario("mail", 2);
+  auto busy = occupy(feed);
+  std::vector<std::unique_ptr<TestWork>> works;
+  for (int i = 0; i < 2; ++i) submit(works.emplace_back(work(feed, 1)).get());
+  std::chrono::milliseconds advice{0};
+  EXPECT_EQ(scheduler_->refuses(scheduler_->queue("feed"), advice), Drop::kQueueFull);
+  EXPECT_GT(advice.count(), 0);
+  auto refused = work(feed, 1);
+  submit(refused.get());
+  EXPECT_EQ(refused->fate(), Drop::kQueueFull);
+  EXPECT_GT(refused->retry_after().count(), 0);
+  auto other = work(mail, 1);  // has a queue of its own
+  EXPECT_EQ(scheduler_->refuses(scheduler_->queue("mail"), advice), Drop::kNone);
+  submit(other.get());
+  binary->open();
+  for (auto& one : works) EXPECT_EQ(one->fate(), Drop::kNone);
+  EXPECT_EQ(other->fate(), Drop::kNone);
+  EXPECT_EQ(busy->fate(), Drop::kNone);
+}
+
+TEST_F(SchedulerTest, ExpiredWorksMakeRoom) {
+  start(1);
+  scheduler_->configure({}, {.queue_requests = 1});
+  auto feed = scenario("feed", 1);
+  auto busy = occupy(feed);
+  auto late = work(feed, 1, 1ms);
+  submit(late.get());
+  std::this_thread::sleep_until(late->deadline);
+  auto fresh = work(feed, 1);
+  submit(fresh.get());
+  EXPECT_EQ(late->fate(), Drop::kExpired);
+  binary->open();
+  EXPECT_EQ(fresh->fate(), Drop::kNone);
+  EXPECT_EQ(busy->fate(), Drop::kNone);
+}
+
+TEST_F(SchedulerTest, AQueueHoldsNoMoreWorkThanItsTime) {
+  start(1);
+  scheduler_->configure({}, {.queue_ms = 30});
+  binary->on_run = [](const BinaryRun&) { std::this_thread::sleep_for(20ms); };
+  auto feed = scenario("feed", 1);
+  auto first = work(feed, 64);
+  submit(first.get());
+  EXPECT_EQ(first->fate(), Drop::kNone);
+  std::vector<std::unique_ptr<TestWork>> works;
+  for (int i = 0; i < 10; ++i) submit(works.emplace_back(work(feed, 64)).get());
+  int64_t full = 0;
+  for (auto& one : works) full += one->fate() == Drop::kQueueFull ? 1 : 0;
+  EXPECT_GE(full, 5);
+  EXPECT_LE(full, 8);
+}
+
+TEST_F(SchedulerTest, TheLongestQueuePaysForTheServersMemory) {
+  start(1, 64, 8);  // bytes; each work has one
+  auto feed = scenario("feed", 1);
+  auto mail = scenario("mail", 2);
+  auto busy = occupy(feed);
+  std::vector<std::unique_ptr<TestWork>> flood;
+  for (int i = 0; i < 9; ++i) submit(flood.emplace_back(work(feed, 1)).get());
+  EXPECT_EQ(flood.back()->fate(), Drop::kServerFull);
+  auto one = work(mail, 1);
+  submit(one.get());
+  EXPECT_EQ(flood[7]->fate(), Drop::kServerFull);  // the last that had been let in
+  EXPECT_GT(flood[7]->retry_after().count(), 0);
+  binary->open();
+  EXPECT_EQ(one->fate(), Drop::kNone);
+  for (int i = 0; i < 7; ++i) EXPECT_EQ(flood[static_cast<size_t>(i)]->fate(), Drop::kNone);
+  EXPECT_EQ(busy->fate(), Drop::kNone);
+}
+
+TEST_F(SchedulerTest, QuotasAreOfRowsPerSecond) {
+  start(1);
+  scheduler_->configure({{"feed", {.rows_per_second = 100}}}, {});
+  auto feed = scenario("feed", 1);
+  std::vector<std::unique_ptr<TestWork>> works;
+  for (int i = 0; i < 3; ++i) {
+    submit(works.emplace_back(work(feed, 40)).get());
+    works.back()->fate();
+  }
+  EXPECT_EQ(works[0]->fate(), Drop::kNone);
+  EXPECT_EQ(works[1]->fate(), Drop::kNone);
+  EXPECT_EQ(works[2]->fate(), Drop::kQuota);
+  EXPECT_NEAR(static_cast<double>(works[2]->retry_after().count()), 200, 60);
+}
+
+TEST_F(SchedulerTest, StoppingConcludesWhatWaits) {
+  start(1);
+  auto feed = scenario("feed", 1);
+  auto busy = occupy(feed);
+  auto waits = work(feed, 1);
+  submit(waits.get());
+  std::thread stopper([&] { scheduler_->stop(); });
+  EXPECT_EQ(waits->fate(), Drop::kShutdown);
+  binary->open();
+  stopper.join();
+  EXPECT_EQ(busy->fate(), Drop::kNone);
+  auto late = work(feed, 1);
+  submit(late.get());
+  EXPECT_EQ(late->fate(), Drop::kShutdown);
+  std::chrono::milliseconds advice{0};
+  EXPECT_EQ(scheduler_->refuses(scheduler_->queue("feed"), advice), Drop::kShutdown);
+}
+
+TEST_F(SchedulerTest, AFailureIsOfItsWorkAlone) {
+  start(1);
+  binary->on_run = [](const BinaryRun& run) {
+    if (std::find(run.scores.begin(), run.scores.end(), 13.0F) != run.scores.end()) throw std::runtime_error("broken");
+  };
+  auto good = scenario("good", 1);
+  auto bad = scenario("bad", 13);
+  auto busy = occupy(good);
+  auto one = work(good, 16);
+  auto two = work(bad, 16);
+  auto three = work(good, 16);
+  for (Work* each : {one.get(), two.get(), three.get()}) submit(each);
+  binary->open();
+  EXPECT_EQ(one->fate(), Drop::kNone);
+  EXPECT_TRUE(one->scored(1));
+  EXPECT_EQ(two->fate(), Drop::kFailed);
+  EXPECT_EQ(two->error(), "broken");
+  EXPECT_EQ(three->fate(), Drop::kNone);
+}
+
+// Whatever comes at once, every work is concluded exactly once, and scored by its own scenario's weights.
+TEST_F(SchedulerTest, EveryWorkIsConcludedOnce) {
+  start(3, 32, 200);
+  scheduler_->configure({{"s1", {.weight = 4, .queue_requests = 20}}, {"s2", {.priority = 1}}}, {.queue_requests = 50});
+  std::vector<std::shared_ptr<const LoadedSnapshot>> snapshots;
+  for (int i = 0; i < 5; ++i) snapshots.push_back(scenario("s" + std::to_string(i), static_cast<float>(i)));
+  std::atomic<int64_t> scored{0};
+  auto client = [&](unsigned seed) {
+    std::minstd_rand random(seed);
+    std::vector<std::pair<std::unique_ptr<TestWork>, size_t>> mine;
+    for (int i = 0; i < 400; ++i) {
+      size_t of = random() % snapshots.size();
+      auto within = random() % 4 == 0 ? std::chrono::microseconds(random() % 3000) : Work::Clock::duration(1h);
+      mine.emplace_back(work(snapshots[of], 1 + static_cast<int64_t>(random() % 100), within), of);
+      submit(mine.back().first.get());
+      if (random() % 5 == 0) {
+        auto& [other, unused] = mine[random() % mine.size()];
+        other->is_cancelled = true;
+        scheduler_->cancel(other.get());
+      }
+      if (random() % 16 == 0) mine.back().first->fate();
+    }
+    for (auto& [one, of] : mine) {
+      if (one->fate() != Drop::kNone) continue;
+      EXPECT_TRUE(one->scored(static_cast<float>(of)));
+      ++scored;
+    }
+    for (auto& [one, of] : mine) EXPECT_EQ(one->times(), 1);
+  };
+  std::vector<std::thread> clients;
+  for (unsigned seed = 1; seed <= 4; ++seed) clients.emplace_back(client, seed);
+  for (std::thread& thread : clients) thread.join();
+  EXPECT_GT(scored, 0);
+  EXPECT_EQ(scheduler_->waiting(), 0U);
+}
+
+}  // namespace
+}  // namespace smt::server
