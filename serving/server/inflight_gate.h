@@ -28,6 +28,10 @@ class InflightGate {
     std::lock_guard lock(mutex_);
     closed_ = true;
   }
+  bool closed() const {
+    std::lock_guard lock(mutex_);
+    return closed_;
+  }
   // True when nobody is inside; false when some still were at `end`.
   bool wait_idle_until(std::chrono::steady_clock::time_point end) {
     std::unique_lock lock(mutex_);

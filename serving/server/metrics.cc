@@ -43,6 +43,8 @@ Metrics::Metrics()
       rows_(counter(*registry_, "smt_rows_total", "Candidates scored.")),
       late_rows_(counter(*registry_, "smt_late_rows_total",
                          "Candidates whose deadline passed while they were computed; answered DEADLINE_EXCEEDED.")),
+      failed_seconds_(counter(*registry_, "smt_failed_seconds_total",
+                              "Time from arrival to answer of requests whose status was not OK.")),
       loads_(counter(*registry_, "smt_snapshot_loads_total", "Snapshots loaded and put into service.")),
       refused_(counter(*registry_, "smt_snapshot_refused_total", "Snapshots refused, by reason.")),
       weight_bytes_(gauge(*registry_, "smt_weight_bytes", "Bytes of weights being served.")),
@@ -81,6 +83,7 @@ ScenarioMetrics Metrics::make(const std::string& scenario) {
   }
   made.rows = &rows_.Add(labels);
   made.late_rows = &late_rows_.Add(labels);
+  made.failed_seconds = &failed_seconds_.Add(labels);
   made.loads = &loads_.Add(labels);
   made.weight_bytes = &weight_bytes_.Add(labels);
   made.created = &created_.Add(labels);

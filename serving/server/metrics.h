@@ -42,6 +42,7 @@ struct ScenarioMetrics {
   std::array<prometheus::Counter*, std::size(kAllReasons)> refused;
   prometheus::Counter* rows;
   prometheus::Counter* late_rows;
+  prometheus::Counter* failed_seconds;  // the part of request_seconds that ended in another status than OK
   prometheus::Counter* loads;
   prometheus::Gauge* weight_bytes;
   prometheus::Gauge* created;
@@ -85,6 +86,7 @@ class Metrics {
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Counter>& rows_;
   prometheus::Family<prometheus::Counter>& late_rows_;
+  prometheus::Family<prometheus::Counter>& failed_seconds_;
   prometheus::Family<prometheus::Counter>& loads_;
   prometheus::Family<prometheus::Counter>& refused_;
   prometheus::Family<prometheus::Gauge>& weight_bytes_;

@@ -266,7 +266,9 @@ void ScoringCall::account(Target& target) {
     metrics.compute_seconds->Observe(seconds(target.compute_time()));
   }
   metrics.outcome(outcome).Increment();
-  metrics.request_seconds->Observe(seconds(Clock::now() - arrived_));
+  const double taken = seconds(Clock::now() - arrived_);
+  metrics.request_seconds->Observe(taken);
+  if (outcome != Outcome::kOk) metrics.failed_seconds->Increment(taken);
   log_request(target, outcome, target.failure ? target.failure->message : "");
 }
 

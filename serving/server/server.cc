@@ -86,7 +86,8 @@ Server::Server(const Options& options)
              .scheduler = scheduler_,
              .metrics = metrics_,
              .access_log = access_log_},
-      service_(state_) {
+      service_(state_),
+      inference_service_(state_) {
   read_scheduling();
   metrics_.set_kernels(options_.kernels);
   std::string host = numeric_host(options_.host, "--host");
@@ -115,6 +116,7 @@ Server::Server(const Options& options)
   grpc::ServerBuilder builder;
   builder.AddListeningPort(host_port(host, options_.port), credentials(tls_), &port_);
   builder.RegisterService(&service_);
+  builder.RegisterService(&inference_service_);
   builder.SetMaxReceiveMessageSize(static_cast<int>(options_.max_message_bytes));
   // Two servers on one port would share its requests at random; with this, the second one fails to start.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);

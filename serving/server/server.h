@@ -9,6 +9,7 @@
 
 #include "binary_cache.h"
 #include "idle_memory.h"
+#include "inference_service.h"
 #include "metrics.h"
 #include "options.h"
 #include "registry_watcher.h"
@@ -74,6 +75,7 @@ class Server : private WatchObserver {
   const AccessLog access_log_;
   ServerState state_;
   PredictionServiceImpl service_;
+  InferenceServiceImpl inference_service_;
   std::shared_ptr<TlsCredentials> tls_;  // null: no TLS
   std::shared_ptr<prometheus::Collectable> collectable_;
   std::unique_ptr<prometheus::Exposer> exposer_;

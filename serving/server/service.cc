@@ -1,11 +1,9 @@
 #include "service.h"
 
-#include <grpcpp/impl/codegen/proto_utils.h>
-
+#include "answer.h"
 #include "missing_scenario.h"
 #include "multi_predict_call.h"
 #include "names.h"
-#include "parse_message.h"
 #include "predict_call.h"
 #include "version.h"
 #include "wire_scan.h"
@@ -25,28 +23,6 @@ std::string state_name(ScenarioState state) {
       return "UNLOADED";
   }
   return "UNAVAILABLE";
-}
-
-grpc::ServerUnaryReactor* answered(grpc::CallbackServerContext* context, const grpc::Status& status) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  reactor->Finish(status);
-  return reactor;
-}
-
-// The raw form of a method that answers at once: `fill` makes the response, and its status. A message that does not
-// parse becomes INVALID_ARGUMENT, as in Predict; gRPC's own path says UNIMPLEMENTED.
-template <typename Request, typename Response, typename Fill>
-grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const grpc::ByteBuffer& in,
-                                 grpc::ByteBuffer& out, Fill fill) {
-  Request request;
-  if (std::string error = parse_message(in, request); !error.empty()) {
-    return answered(context, grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, shortened(error)));
-  }
-  Response response;
-  grpc::Status status = fill(request, response);
-  bool own_buffer = false;
-  if (status.ok()) status = grpc::SerializationTraits<Response>::Serialize(response, &out, &own_buffer);
-  return answered(context, status);
 }
 
 }  // namespace

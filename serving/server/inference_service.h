@@ -1,0 +1,58 @@
+// inference.GRPCInferenceService, the Open Inference Protocol. Proto-facing: includes no torch header.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <string>
+
+#include "inference/grpc_service.grpc.pb.h"
+#include "server_state.h"
+
+namespace smt::server {
+
+// Thread-safe, as gRPC calls it from many threads. All methods in the raw (ByteBuffer) form, so that a message that
+// does not parse is INVALID_ARGUMENT. What is not about scoring answers on gRPC's thread from what is in memory.
+class InferenceServiceImpl final
+    : public inference::GRPCInferenceService::WithRawCallbackMethod_ServerLive<
+          inference::GRPCInferenceService::WithRawCallbackMethod_ServerReady<
+              inference::GRPCInferenceService::WithRawCallbackMethod_ModelReady<
+                  inference::GRPCInferenceService::WithRawCallbackMethod_ServerMetadata<
+                      inference::GRPCInferenceService::WithRawCallbackMethod_ModelMetadata<
+                          inference::GRPCInferenceService::WithRawCallbackMethod_ModelConfig<
+                              inference::GRPCInferenceService::WithRawCallbackMethod_ModelStatistics<
+                                  inference::GRPCInferenceService::WithRawCallbackMethod_RepositoryIndex<
+                                      inference::GRPCInferenceService::WithRawCallbackMethod_RepositoryModelLoad<
+                                          inference::GRPCInferenceService::WithRawCallbackMethod_RepositoryModelUnload<
+                                              inference::GRPCInferenceService::Service>>>>>>>>>> {
+ public:
+  explicit InferenceServiceImpl(ServerState& state) : state_(state) {}
+
+  using Context = grpc::CallbackServerContext*;
+  using Bytes = grpc::ByteBuffer*;
+  using Reactor = grpc::ServerUnaryReactor*;
+
+  Reactor ServerLive(Context context, const grpc::ByteBuffer* request, Bytes response) override;
+  Reactor ServerReady(Context context, const grpc::ByteBuffer* request, Bytes response) override;
+  Reactor ModelReady(Context context, const grpc::ByteBuffer* request, Bytes response) override;
+  Reactor ServerMetadata(Context context, const grpc::ByteBuffer* request, Bytes response) override;
+  Reactor ModelMetadata(Context context, const grpc::ByteBuffer* request, Bytes response) override;
+  Reactor ModelConfig(Context context, const grpc::ByteBuffer* request, Bytes response) override;
+  Reactor ModelStatistics(Context context, const grpc::ByteBuffer* request, Bytes response) override;
+  Reactor RepositoryIndex(Context context, const grpc::ByteBuffer* request, Bytes response) override;
+  Reactor RepositoryModelLoad(Context context, const grpc::ByteBuffer* request, Bytes response) override;
+  Reactor RepositoryModelUnload(Context context, const grpc::ByteBuffer* request, Bytes response) override;
+
+ private:
+  bool ready() const;
+  // The snapshot that a method is asked about: of the scenario, in that version unless it is empty. If there is none,
+  // `status` says why.
+  std::shared_ptr<const LoadedSnapshot> find(const std::string& model, const std::string& version,
+                                             grpc::Status& status) const;
+  grpc::Status statistics(const inference::ModelStatisticsRequest& request,
+                          inference::ModelStatisticsResponse& response) const;
+
+  ServerState& state_;
+};
+
+}  // namespace smt::server
