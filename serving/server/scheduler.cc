@@ -16,6 +16,9 @@ constexpr double kWorthSharing = 100e-6;
 // What a call of a binary costs whatever its rows: rows of another scenario join a block when the padding between them
 // costs less than a call of their own.
 constexpr double kCallSeconds = 10e-6;
+// A work that takes no longer than this is not worth waking a worker for when the thread that brings it can do it: the
+// thread does not look after its connections meanwhile.
+constexpr double kInlineSeconds = 100e-6;
 // What a row is taken to cost before the first batch.
 constexpr double kUnknownRowSeconds = 2e-6;
 
@@ -91,14 +94,9 @@ bool Scheduler::Fairer::operator()(const ScenarioQueue* a, const ScenarioQueue* 
 }
 
 Scheduler::Scheduler(const Limits& limits, Observer observer, std::function<void()> on_thread_start)
-    : limits_(limits), observer_(std::move(observer)) {
+    : limits_(limits), observer_(std::move(observer)), on_thread_start_(std::move(on_thread_start)) {
   threads_.reserve(limits_.workers);
-  for (size_t i = 0; i < limits_.workers; ++i) {
-    threads_.emplace_back([this, on_thread_start] {
-      if (on_thread_start) on_thread_start();
-      work();
-    });
-  }
+  for (size_t i = 0; i < limits_.workers; ++i) threads_.emplace_back([this] { work(); });
 }
 
 Scheduler::~Scheduler() { stop(); }
@@ -255,6 +253,10 @@ void Scheduler::enqueue(Work* work) {
 }
 
 void Scheduler::submit(std::span<Work* const> works) {
+  thread_local BatchRunner runner;
+  thread_local Block block;
+  bool inline_block = false;
+  block.clear();
   std::vector<Work*> ended;
   for (Work* work : works) {
     work->rows_left_.store(work->rows, std::memory_order_relaxed);
@@ -272,10 +274,22 @@ void Scheduler::submit(std::span<Work* const> works) {
         enqueue(work);
       }
     }
+    inline_block = take_inline(works, block, ended);
   }
-  // Also when all were refused: harmless, and rare.
-  available_.notify_one();
+  if (inline_block) {
+    compute(block, runner);
+  } else {
+    available_.notify_one();  // also when all were refused: harmless, and rare
+  }
   for (Work* work : ended) work->conclude();
+}
+
+bool Scheduler::take_inline(std::span<Work* const> works, Block& block, std::vector<Work*>& ended) {
+  if (works.size() != 1 || waiting_works_ != 1 || running_ != 0 || !works.front()->queued_) return false;
+  double cost = own_seconds(works.front());
+  if (cost == 0 || cost > kInlineSeconds || works.front()->rows > limits_.block_rows) return false;
+  take(block, ended);
+  return !block.parts.empty();
 }
 
 void Scheduler::cancel(Work* work) {
@@ -296,7 +310,7 @@ size_t Scheduler::waiting() const {
 int64_t Scheduler::block_limit() const {
   const Work* next = (*active_.begin())->next();
   double shares = static_cast<double>(waiting_rows_) * row_seconds(next) / kWorthSharing;
-  auto takers = std::clamp<int64_t>(static_cast<int64_t>(shares), 1, static_cast<int64_t>(idle_) + 1);
+  auto takers = std::clamp<int64_t>(static_cast<int64_t>(shares), 1, static_cast<int64_t>(limits_.workers - running_));
   return std::min(padded((waiting_rows_ + takers - 1) / takers), limits_.block_rows);
 }
 
@@ -353,46 +367,60 @@ bool Scheduler::fill(ScenarioQueue& queue, Block& block, int64_t limit, Clock::t
   return true;
 }
 
+// What the next block is; counts it as running if there is one.
 void Scheduler::take(Block& block, std::vector<Work*>& ended) {
   Clock::time_point now = Clock::now();
   int64_t limit = block_limit();
   // A scenario's turn is up to a block: its own rows share weights and need no padding.
   while (!active_.empty() && fill(**active_.begin(), block, limit, now, ended)) continue;
   block.arrange();
+  if (!block.parts.empty()) ++running_;
+}
+
+// Scores a block that take() made, and concludes its works.
+void Scheduler::compute(Block& block, BatchRunner& runner) {
+  thread_local bool prepared = [this] {
+    if (on_thread_start_) on_thread_start_();
+    return true;
+  }();
+  static_cast<void>(prepared);
+  const TemplateBinary* binary = block.parts.front().work->snapshot->binary.get();  // below only its address is used
+  BatchRunner::Timing timing = runner.run(block.parts);
+  observer_({.rows = timing.rows, .padding = timing.padding, .expired_rows = timing.expired_rows});
+  for (const Part& part : block.parts) {
+    if (part.work->end(part.rows)) part.work->conclude();
+  }
+  bool more = false;
+  bool last = false;
+  {
+    std::lock_guard lock(mutex_);
+    --running_;
+    last = stopped_ && running_ == 0;
+    if (timing.rows > 0) costs_[binary].observe(timing.rows, timing.transform_seconds + timing.compute_seconds);
+    more = !active_.empty();
+  }
+  if (more) available_.notify_one();
+  if (last) ended_.notify_all();
 }
 
 void Scheduler::work() {
   BatchRunner runner;
   Block block;
   std::vector<Work*> ended;
-  BatchRunner::Timing timing;
-  const TemplateBinary* ran = nullptr;  // binary of the block before; only its address is used
   for (;;) {
     block.clear();
     ended.clear();
     bool more = false;
     {
       std::unique_lock lock(mutex_);
-      if (ran != nullptr && timing.rows > 0) {
-        costs_[ran].observe(timing.rows, timing.transform_seconds + timing.compute_seconds);
-      }
-      ++idle_;
-      available_.wait(lock, [this] { return stopped_ || !active_.empty(); });
-      --idle_;
+      available_.wait(lock, [this] { return stopped_ || (!active_.empty() && running_ < limits_.workers); });
       if (stopped_) return;  // stop() drops what is left
       take(block, ended);
-      more = idle_ > 0 && !active_.empty();
+      more = running_ < limits_.workers && !active_.empty();
     }
     if (more) available_.notify_one();
     for (Work* work : ended) work->conclude();
-    ran = nullptr;
-    if (block.parts.empty()) continue;
-    ran = block.parts.front().work->snapshot->binary.get();
-    timing = runner.run(block.parts);
-    observer_({.rows = timing.rows, .padding = timing.padding, .expired_rows = timing.expired_rows});
-    for (const Part& part : block.parts) {
-      if (part.work->end(part.rows)) part.work->conclude();
-    }
+    if (!block.parts.empty()) compute(block, runner);
   }
 }
 
@@ -410,6 +438,8 @@ void Scheduler::stop() {
   for (Work* work : ended) work->conclude();
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
+  std::unique_lock lock(mutex_);  // what other threads compute
+  ended_.wait(lock, [this] { return running_ == 0; });
 }
 
 }  // namespace smt::server

@@ -1,7 +1,8 @@
 // Who computes what, and when: the queues of all scenarios, and the threads that own compute.
 //
-// gRPC's threads must not run template binaries: each would grow its own pools and caches (FACTS: 1-row requests at
-// 1.5 ms), and their number is not ours to choose. They hand a work over and return.
+// At most so many blocks are computed at once as there are workers. The threads of gRPC, whose number is not ours to
+// choose, hand their work over and return; but to wake a worker takes longer than to score a few rows, so what is small
+// and comes while no one computes is computed by the thread that brings it.
 //
 // The unit is a *block*: at most block_rows rows, all of one template binary, computed by one worker in one call. An
 // idle worker takes what there is at once; under backlog a block is filled with what waits. Rows of a large work are
@@ -32,6 +33,8 @@
 
 namespace smt::server {
 
+class BatchRunner;
+
 // Thread-safe.
 class Scheduler {
  public:
@@ -51,7 +54,7 @@ class Scheduler {
   };
   using Observer = std::function<void(const BlockReport&)>;
 
-  // `on_thread_start` runs first on every worker.
+  // `on_thread_start` runs first on every thread that computes.
   Scheduler(const Limits& limits, Observer observer, std::function<void()> on_thread_start = {});
   ~Scheduler();  // stop()
 
@@ -64,8 +67,8 @@ class Scheduler {
   // look before a request is parsed.
   Drop refuses(const ScenarioQueue& queue, std::chrono::milliseconds& retry_after) const;
 
-  // Never blocks on compute. Takes all of `works`, or concludes those that it refuses, on this thread. Works of one
-  // sibling ring must be submitted together.
+  // Takes all of `works`, or concludes those that it refuses, on this thread. Does not wait, but may compute a single
+  // small work. Works of one sibling ring must be submitted together.
   void submit(std::span<Work* const> works);
 
   // The client of `work`, which was submitted and not concluded, went away: what is not handed out yet is dropped.
@@ -84,6 +87,9 @@ class Scheduler {
   struct Block;
 
   void work();
+  void compute(Block& block, BatchRunner& runner);
+  // Takes what was just submitted for this thread, if it is all there is to do, and little.
+  bool take_inline(std::span<Work* const> works, Block& block, std::vector<Work*>& ended);
   // All of the following require mutex_. Works to conclude, once it is released, are added to `ended`.
   Drop admit(Work* work, Clock::time_point now, std::vector<Work*>& ended);
   bool make_room(const Work* work, std::vector<Work*>& ended);
@@ -108,11 +114,13 @@ class Scheduler {
 
   const Limits limits_;
   const Observer observer_;
+  const std::function<void()> on_thread_start_;
 
   // Guards all of the below, the queues, and the private fields of works that say so. Never held during compute, a
-  // conclusion, or a wait other than available_'s.
+  // conclusion, or a wait other than the two below.
   mutable std::mutex mutex_;
-  std::condition_variable available_;
+  std::condition_variable available_;  // workers wait for a block to take
+  std::condition_variable ended_;      // stop() waits for the last block
   std::map<std::string, std::unique_ptr<ScenarioQueue>, std::less<>> queues_;
   std::map<std::string, ScenarioPolicy, std::less<>> policies_;
   ScenarioPolicy fallback_;
@@ -124,7 +132,7 @@ class Scheduler {
   int64_t waiting_rows_ = 0;
   size_t waiting_works_ = 0;
   size_t waiting_bytes_ = 0;
-  size_t idle_ = 0;  // workers that wait
+  size_t running_ = 0;  // blocks being computed; <= limits_.workers
   bool stopped_ = false;
 
   std::vector<std::thread> threads_;

@@ -36,6 +36,9 @@ class UnaryCall : public grpc::ServerUnaryReactor, public ScoringCall {
 
   void OnCancel() override { cancel(); }
   void OnDone() override;
+  // Not of gRPC's public interface, and so checked by `override`: reactions run on gRPC's own threads instead of being
+  // handed to another one, which costs a wake-up per call. OnCancel() and OnDone() do not block.
+  bool InternalInlineable() override { return true; }
 
  protected:
   void refuse(const Failure& failure) noexcept override;
