@@ -38,7 +38,7 @@ void show(std::vector<std::unique_ptr<Worker>>& workers, double at) {
 }
 
 // Sleeps through the run, shows how it goes every second, and takes the CPU time of the measured window.
-Window watch(const Plan& plan, Run& run, std::vector<std::unique_ptr<Worker>>& workers, const sigset_t& signals) {
+Window watch(const Plan& plan, RunState& run, std::vector<std::unique_ptr<Worker>>& workers, const sigset_t& signals) {
   Nanos measured_from = run.began + plan.warm_up;
   Nanos end = run.began + plan.length();
   Nanos next_line = run.began + kSecond;
@@ -67,7 +67,7 @@ int generate(const std::string& plan_file, const std::string& payload_file) {
   std::vector<Address> addresses;
   for (const std::string& target : plan.targets) addresses.push_back(resolve(target));
   TlsContext tls = make_tls(plan);
-  Run run{plan, payloads, addresses, tls.get()};
+  RunState run{plan, payloads, addresses, tls.get()};
   std::vector<std::unique_ptr<Worker>> workers;
   for (int i = 0; i < plan.threads; ++i) {
     workers.push_back(std::make_unique<Worker>(run, i));

@@ -61,7 +61,8 @@ class Object {
   }
   [[noreturn]] void fail(const std::string& key, const json& found, const std::string& expected) const {
     std::string shown = found.is_structured() ? found.type_name() : found.dump();
-    throw PlanError("plan: " + path_of(key) + ": found " + shown + "; expected " + expected);
+    std::string where = path_of(key);
+    throw PlanError("plan: " + (where.empty() ? "" : where + ": ") + "found " + shown + "; expected " + expected);
   }
 
  private:

@@ -55,6 +55,7 @@ std::string report(const Plan& plan, const WorkerStats& stats, const Window& win
                       {"connections_ended", stats.connections_ended},
                       {"connections_broken", stats.connections_broken},
                       {"retried", stats.retried},
+                      {"prompt", stats.prompt},
                       {"wire_bytes_in", stats.bytes_in},
                       {"wire_bytes_out", stats.bytes_out},
                       {"sources", std::move(sources)}}

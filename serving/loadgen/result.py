@@ -126,7 +126,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """A run: its sources in the plan's order, and how it went second by second."""
+    """A run: its sources in the plan's order, and how it went second by second.
+
+    Attributes:
+        connections_ended: that had been up, for whatever reason, the run's end included; connections_broken: of them,
+            closed abruptly as the plan asks.
+        retried: calls that an ending connection refused and another one took.
+        prompt: whether an open loop ran at a raised priority, which takes the right to (root, CAP_SYS_NICE). Where the
+            server computes on the same cores, the generator is later without.
+        wire_bytes_in, wire_bytes_out: HTTP/2 included, TLS not.
+    """
 
     seconds: float
     generator_cpu_seconds: float
@@ -135,6 +144,7 @@ class LoadResult:
     connections_ended: int
     connections_broken: int
     retried: int
+    prompt: bool
     wire_bytes_in: int
     wire_bytes_out: int
     sources: Sequence[SourceResult]
@@ -170,12 +180,15 @@ class LoadResult:
         if lag is not None and lag > _LATE_MS and lag > _LATE_SHARE * (latency or 0.0):
             found.append(
                 f"the generator itself was late: 1 % of the calls were sent {lag:.3g} ms or more after their moment, "
-                "which is part of their latency; give it a core of its own, or more --threads"
+                "which is part of their latency; give it a core of its own{self._or_priority()}, or more --threads"
             )
         unsent = self.total.totals.get("not sent", 0)
         if unsent:
             found.append(f"{unsent:,} calls were not sent: too many were under way already")
         return found
+
+    def _or_priority(self) -> str:
+        return "" if self.prompt else ", the right to raise its priority (CAP_SYS_NICE)"
 
     def to_json(self, *, histograms: bool = True) -> dict[str, Any]:
         """Flat rows per stream and outcome, then the total; every histogram beside them, if wanted."""
@@ -191,6 +204,7 @@ class LoadResult:
                 "connections_ended": self.connections_ended,
                 "connections_broken": self.connections_broken,
                 "retried": self.retried,
+                "prompt": self.prompt,
                 "wire_bytes_in": self.wire_bytes_in,
                 "wire_bytes_out": self.wire_bytes_out,
                 "latency_from": sorted({"sent" if s.lag is None else "intended" for s in self.sources}),

@@ -26,6 +26,7 @@ void WorkerStats::add(const WorkerStats& other) {
   connections_ended += other.connections_ended;
   connections_broken += other.connections_broken;
   retried += other.retried;
+  prompt = prompt || other.prompt;
   bytes_in += other.bytes_in;
   bytes_out += other.bytes_out;
 }

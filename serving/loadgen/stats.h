@@ -33,6 +33,7 @@ struct WorkerStats {
   uint64_t connections_ended = 0;   // that had been up, for whatever reason; the run's end included
   uint64_t connections_broken = 0;  // of them, abruptly closed by us, as the plan asks
   uint64_t retried = 0;             // calls that an ending connection refused and another one took
+  bool prompt = false;              // see run_promptly()
   uint64_t bytes_in = 0;            // on the wire, HTTP/2 included, TLS not
   uint64_t bytes_out = 0;
 

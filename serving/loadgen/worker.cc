@@ -1,7 +1,6 @@
 #include "worker.h"
 
 #include <sys/epoll.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +11,8 @@
 #include <string_view>
 #include <system_error>
 
+#include "promptness.h"
+
 namespace smt::loadgen {
 namespace {
 
@@ -20,7 +21,7 @@ constexpr Nanos kReconnectAfter = kSecond / 10;
 // A caller whose call could not even be sent waits so long: without a connection it would spin.
 constexpr Nanos kCallerBackOff = kSecond / 100;
 constexpr Nanos kPublishEvery = kSecond / 10;
-constexpr Nanos kLongestWait = kSecond / 20;  // between looks at Run::end
+constexpr Nanos kLongestWait = kSecond / 20;  // between looks at RunState::end
 // Arrivals started before the connections are served again, when the generator is behind.
 constexpr int kMostStartedAtOnce = 64;
 
@@ -32,7 +33,7 @@ nghttp2_nv header(std::string_view name, std::string_view value) {
 
 }  // namespace
 
-Worker::Worker(const Run& run, int index) : run_(run), index_(index), buffer_(256 << 10) {
+Worker::Worker(const RunState& run, int index) : run_(run), index_(index), buffer_(256 << 10) {
   const Plan& plan = run.plan;
   epoll_ = epoll_create1(EPOLL_CLOEXEC);
   if (epoll_ < 0) throw std::system_error(errno, std::generic_category(), "epoll");
@@ -86,7 +87,8 @@ void Worker::connect() {
 }
 
 void Worker::run() {
-  prctl(PR_SET_TIMERSLACK, 1UL);  // by default the kernel rounds waits up by 50 us
+  // Callers of a closed loop wait anyway, and the server need not be interrupted for them.
+  if (!open_.empty()) stats_.prompt = run_promptly();
   for (Open& open : open_) open.next = open.schedule.next();
   if (run_.plan.disconnects > 0) next_break_ = run_.began;
   Nanos drained = INT64_MAX;
@@ -205,6 +207,8 @@ void Worker::finished(Call& call, Outcome outcome) {
   Nanos now = now_ns();
   call.finished = true;
   --outstanding_;
+  bool too_short = call.message_bytes() < run_.plan.streams[call.stream].min_response_bytes;
+  if (outcome == kOk && too_short) outcome = kBadAnswer;
   record(call, outcome, now);
   if (!call.closed || over_) return;
   Nanos pause = run_.plan.sources[call.source].think;

@@ -23,7 +23,7 @@
 namespace smt::loadgen {
 
 // What all workers share; outlives them.
-struct Run {
+struct RunState {
   const Plan& plan;
   const Payloads& payloads;
   const std::vector<Address>& addresses;
@@ -38,7 +38,7 @@ struct Run {
 // Used by one thread at a time, except for box().
 class Worker final : public CallEvents {
  public:
-  Worker(const Run& run, int index);
+  Worker(const RunState& run, int index);
   ~Worker() override;
 
   // Opens this worker's connections and waits until all are up. Throws std::runtime_error that names the target.
@@ -92,7 +92,7 @@ class Worker final : public CallEvents {
   void publish(Nanos now);
   Nanos next_moment(Nanos now) const;
 
-  const Run& run_;
+  const RunState& run_;
   const int index_;
   int epoll_ = -1;
   std::vector<char> buffer_;
