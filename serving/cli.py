@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from smt.serving.commands import loadgen, model, quality, registry, run
+from smt.serving.commands import control, loadgen, model, quality, registry, run
 from smt.serving.commands.output import exit_code_of, message_of, print_error
 
 _HELP = """
@@ -79,6 +79,7 @@ app.add_typer(registry.app, name="registry", rich_help_panel=_MODEL)
 app.command("serve", rich_help_panel=_SERVING)(run.serve)
 app.command("predict", rich_help_panel=_SERVING)(run.predict)
 app.command("status", rich_help_panel=_SERVING)(run.status)
+app.add_typer(control.app, name="control", rich_help_panel=_SERVING)
 app.command("score", rich_help_panel=_SERVING)(quality.score)
 app.command("loadgen", rich_help_panel=_MEASURING)(loadgen.loadgen)
 

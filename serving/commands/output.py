@@ -43,6 +43,8 @@ _KNOWN = (
     ("smt.serving.request", "PredictError", FAILED),
     ("smt.serving.tls", "TlsError", WRONG_INPUT),
     ("smt.serving.loadgen.plan", "LoadgenError", FAILED),
+    ("smt.serving.control", "ControlError", FAILED),
+    ("smt.serving.control", "TokenError", WRONG_INPUT),
 )
 
 # TorchRec and what it needs: pip cannot install them with us for every device, see pyproject.toml.

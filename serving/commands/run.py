@@ -55,6 +55,25 @@ def serve(
         int | None,
         typer.Option(help="Prometheus' /metrics: plain HTTP, numbers only; 0: the system picks. [default: 8501]"),
     ] = None,
+    control_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Control port: load, unload, rollback, drain by gRPC (`smt control`); 0: the system picks. "
+            "[default: not opened; 8502 is where `smt control` looks]"
+        ),
+    ] = None,
+    control_host: Annotated[
+        str | None,
+        typer.Option(help="Address of the control port; others than 127.0.0.1 need a token or mutual TLS."),
+    ] = None,
+    control_token_file: Annotated[
+        Path | None, typer.Option(help="File with the token that callers of the control port have to send.")
+    ] = None,
+    control_tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate of the control port.")] = None,
+    control_tls_key: Annotated[Path | None, typer.Option(help="PEM key of --control-tls-cert.")] = None,
+    control_tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM CAs whose clients may use the control port (mutual TLS).")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Threads that compute. [default: one per core]")] = None,
     max_rows: Annotated[int | None, typer.Option(help="Most candidates of a request. [default: 4096]")] = None,
     max_message_bytes: Annotated[int | None, typer.Option(help="Largest request. [default: 16 MiB]")] = None,
@@ -77,15 +96,15 @@ def serve(
         int | None, typer.Option(help="Longest that requests in flight may take after SIGTERM. [default: 20]")
     ] = None,
     port_file: Annotated[
-        Path | None, typer.Option(help="Write {port, metrics_port, pid} here once the server is ready.")
+        Path | None, typer.Option(help="Write {port, metrics_port, control_port, pid} here once the server is ready.")
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warn or error. [default: info]")] = None,
 ) -> None:
     """Serve every scenario of a registry over gRPC.
 
     Starts smt-server: every current snapshot from one binary per template, health and reflection, Prometheus
-    metrics; all of it for this machine only, unless told otherwise. New snapshots are taken as they are published,
-    with no request lost. SIGTERM (Ctrl-C) drains.
+    metrics; all of it for this machine only, unless told otherwise. --control-port opens a port for operators.
+    New snapshots are taken as they are published, with no request lost. SIGTERM (Ctrl-C) drains.
 
     The server's log is JSON lines on stderr. A registry behind a URL is mirrored into ~/.cache/smt.
     The environment variable SMT_KERNELS picks the CPU kernels by name; by default the fastest that run here.
@@ -103,6 +122,12 @@ def serve(
         "tls-client-ca": tls_client_ca,
         "metrics-host": metrics_host,
         "metrics-port": metrics_port,
+        "control-port": control_port,
+        "control-host": control_host,
+        "control-token-file": control_token_file,
+        "control-tls-cert": control_tls_cert,
+        "control-tls-key": control_tls_key,
+        "control-tls-client-ca": control_tls_client_ca,
         "workers": workers,
         "max-rows": max_rows,
         "max-message-bytes": max_message_bytes,

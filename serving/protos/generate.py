@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-PROTOS = ("smt/v1/prediction.proto", "inference/grpc_service.proto")
+PROTOS = ("smt/v1/prediction.proto", "smt/v1/control.proto", "inference/grpc_service.proto")
 
 # The generators' output does not pass a strict type check; what imports it is checked against it all the same.
 _HEADER = "# mypy: ignore-errors\n"

@@ -24,6 +24,19 @@ AddressList resolve(const std::string& host, const std::string& port, int flags,
   return {found, &freeaddrinfo};
 }
 
+// The system's words; empty if one can listen.
+std::string listen_error(const std::string& numeric, int port) {
+  AddressList list = resolve(numeric, std::to_string(port), AI_NUMERICHOST | AI_NUMERICSERV, numeric);
+  int fd = ::socket(list->ai_family, list->ai_socktype | SOCK_CLOEXEC, 0);
+  if (fd < 0) return std::strerror(errno);
+  int on = 1;
+  ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  bool good = ::bind(fd, list->ai_addr, list->ai_addrlen) == 0 && ::listen(fd, 1) == 0;
+  std::string error = good ? "" : std::strerror(errno);
+  ::close(fd);
+  return error;
+}
+
 }  // namespace
 
 std::string numeric_host(const std::string& host, const std::string& flag) {
@@ -41,16 +54,13 @@ std::string host_port(const std::string& numeric, int port) {
   return (v6 ? "[" + numeric + "]" : numeric) + ":" + std::to_string(port);
 }
 
-std::string listen_error(const std::string& numeric, int port) {
-  AddressList list = resolve(numeric, std::to_string(port), AI_NUMERICHOST | AI_NUMERICSERV, numeric);
-  int fd = ::socket(list->ai_family, list->ai_socktype | SOCK_CLOEXEC, 0);
-  if (fd < 0) return std::strerror(errno);
-  int on = 1;
-  ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  bool good = ::bind(fd, list->ai_addr, list->ai_addrlen) == 0 && ::listen(fd, 1) == 0;
-  std::string error = good ? "" : std::strerror(errno);
-  ::close(fd);
-  return error;
+void check_listen(const std::string& flag, const std::string& numeric, int port) {
+  std::string why = listen_error(numeric, port);
+  if (!why.empty()) cannot_listen(flag, numeric, port, why);
+}
+
+void cannot_listen(const std::string& flag, const std::string& numeric, int port, const std::string& why) {
+  throw std::runtime_error(flag + ": cannot listen on " + host_port(numeric, port) + ": " + why);
 }
 
 }  // namespace smt::server

@@ -15,8 +15,9 @@ bool is_loopback(const std::string& numeric);
 // "127.0.0.1:80", "[::1]:80".
 std::string host_port(const std::string& numeric, int port);
 
-// Why nobody can listen on this address now, in the system's words; empty if one can. For error messages: the gRPC and
-// HTTP libraries only say that it failed.
-std::string listen_error(const std::string& numeric, int port);
+// Throws std::runtime_error, naming flag, address and reason, if nobody can listen there now. Before gRPC and the HTTP
+// library try: they say that it failed, the system says why.
+void check_listen(const std::string& flag, const std::string& numeric, int port);
+[[noreturn]] void cannot_listen(const std::string& flag, const std::string& numeric, int port, const std::string& why);
 
 }  // namespace smt::server

@@ -10,7 +10,7 @@
 namespace smt::server::log {
 namespace {
 
-// Read by every thread, written at start-up; relaxed is enough since no other memory depends on it.
+// Read by every thread, written at start-up and by SetLogLevel; relaxed is enough since no other memory depends on it.
 std::atomic<Level> g_level{Level::kInfo};
 
 constexpr std::string_view kNames[] = {"debug", "info", "warn", "error"};
@@ -26,24 +26,10 @@ std::string utc_now() {
   return text;
 }
 
-}  // namespace
-
-std::optional<Level> parse_level(std::string_view name) {
-  for (size_t i = 0; i < std::size(kNames); ++i) {
-    if (kNames[i] == name) return static_cast<Level>(i);
-  }
-  return std::nullopt;
-}
-
-void set_level(Level level) { g_level.store(level, std::memory_order_relaxed); }
-
-bool enabled(Level level) { return level >= g_level.load(std::memory_order_relaxed); }
-
-void write(Level level, std::string_view event, Fields fields) {
-  if (!enabled(level)) return;
+void write_line(Level level, std::string_view event, Fields fields) {
   nlohmann::ordered_json line;
   line["time"] = utc_now();
-  line["level"] = kNames[static_cast<size_t>(level)];
+  line["level"] = level_name(level);
   line["event"] = event;
   for (const Field& field : fields) {
     std::visit([&](const auto& value) { line[std::string(field.key)] = value; }, field.value);
@@ -60,5 +46,28 @@ void write(Level level, std::string_view event, Fields fields) {
     left -= static_cast<size_t>(written);
   }
 }
+
+}  // namespace
+
+std::optional<Level> parse_level(std::string_view name) {
+  for (size_t i = 0; i < std::size(kNames); ++i) {
+    if (kNames[i] == name) return static_cast<Level>(i);
+  }
+  return std::nullopt;
+}
+
+void set_level(Level level) { g_level.store(level, std::memory_order_relaxed); }
+
+Level level() { return g_level.load(std::memory_order_relaxed); }
+
+std::string_view level_name(Level level) { return kNames[static_cast<size_t>(level)]; }
+
+bool enabled(Level level) { return level >= g_level.load(std::memory_order_relaxed); }
+
+void write(Level level, std::string_view event, Fields fields) {
+  if (enabled(level)) write_line(level, event, fields);
+}
+
+void audit(std::string_view event, Fields fields) { write_line(Level::kInfo, event, fields); }
 
 }  // namespace smt::server::log

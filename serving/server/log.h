@@ -18,6 +18,8 @@ std::optional<Level> parse_level(std::string_view name);
 
 // Lines below `level` are dropped. Default: info.
 void set_level(Level level);
+Level level();
+std::string_view level_name(Level level);  // as parse_level() takes it
 bool enabled(Level level);
 
 struct Field {
@@ -38,6 +40,8 @@ using Fields = std::initializer_list<Field>;
 
 // `event` is a fixed snake_case word, what changes goes into fields. Text that is not UTF-8 is replaced.
 void write(Level level, std::string_view event, Fields fields);
+// At level info, and written whatever the least level is: who asked the server for what.
+void audit(std::string_view event, Fields fields);
 
 inline void debug(std::string_view event, Fields fields = {}) { write(Level::kDebug, event, fields); }
 inline void info(std::string_view event, Fields fields = {}) { write(Level::kInfo, event, fields); }

@@ -51,12 +51,13 @@ void wait_for(std::stop_token stop) {
 void write_port_file(const Options& options, const Server& server) {
   if (options.port_file.empty()) return;
   nlohmann::json ports{{"port", server.port()}, {"metrics_port", server.metrics_port()}, {"pid", getpid()}};
+  if (server.control_port()) ports["control_port"] = *server.control_port();
   smt::server::write_atomically(options.port_file, ports.dump() + "\n");
 }
 
 // Ends the process should the drain hang: a supervisor's SIGKILL would come without a word in the log.
-void guard_drain(const Options& options) {
-  std::thread([seconds = options.drain_seconds + 5] {
+void guard_drain(int drain_seconds) {
+  std::thread([seconds = drain_seconds + 5] {
     std::this_thread::sleep_for(std::chrono::seconds(seconds));
     log::error("drain_hung", {{"seconds", seconds}});
     _exit(1);
@@ -69,20 +70,23 @@ void log_kernels(const Options& options) {
   log::info("kernels", {{"in_use", options.kernels}, {"available", smt::server::joined(available)}});
 }
 
-[[noreturn]] void serve(const Options& options, std::stop_token stop) {
-  Server server(options);
+[[noreturn]] void serve(const Options& options, const std::stop_source& source) {
+  std::stop_token stop = source.get_token();
+  Server server(options, source);
   server.load(stop);
   if (!stop.stop_requested()) {
     write_port_file(options, server);
     log::info("ready", {{"host", options.host},
                         {"port", server.port()},
                         {"metrics_port", server.metrics_port()},
+                        {"control_port", server.control_port().value_or(0)},
                         {"workers", options.workers},
                         {"version", smt::server::kVersion}});
     wait_for(stop);
   }
-  guard_drain(options);
-  server.drain();
+  int seconds = server.drain_seconds();
+  guard_drain(seconds);
+  server.drain(seconds);
   _exit(0);  // see Server::drain()
 }
 
@@ -96,7 +100,7 @@ int main(int argc, char** argv) {
   gpr_set_log_function(grpc_log);
   google::protobuf::SetLogHandler(protobuf_log);
   log_kernels(options);
-  std::stop_token stop = smt::server::watch_signals();
+  std::stop_source stop = smt::server::watch_signals();
   try {
     serve(options, stop);
   } catch (const std::exception& error) {

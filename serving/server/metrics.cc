@@ -47,6 +47,7 @@ Metrics::Metrics()
                               "Time from arrival to answer of requests whose status was not OK.")),
       loads_(counter(*registry_, "smt_snapshot_loads_total", "Snapshots loaded and put into service.")),
       refused_(counter(*registry_, "smt_snapshot_refused_total", "Snapshots refused, by reason.")),
+      control_(counter(*registry_, "smt_control_total", "Calls to the control listener, by method and gRPC status.")),
       weight_bytes_(gauge(*registry_, "smt_weight_bytes", "Bytes of weights being served.")),
       created_(gauge(*registry_, "smt_snapshot_created_timestamp_seconds", "When the snapshot being served was made.")),
       kernels_(gauge(*registry_, "smt_kernels_info", "Always 1; the label names the CPU kernels in use.")),
@@ -103,6 +104,10 @@ void Metrics::observe_block(int64_t rows, int64_t padding, int64_t expired) {
 void Metrics::set_kernels(const std::string& name) { kernels_.Add({{"name", name}}).Set(1); }
 
 // Add() gives the series there is, if there is one.
+prometheus::Counter& Metrics::control(const std::string& method, const std::string& code) {
+  return control_.Add({{"method", method}, {"code", code}});
+}
+
 prometheus::Gauge& Metrics::certificate_expiry(const std::string& listener) {
   return certificate_expiry_.Add({{"listener", listener}});
 }

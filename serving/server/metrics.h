@@ -74,6 +74,8 @@ class Metrics {
   prometheus::Gauge& queue_depth() { return *queue_depth_; }
   prometheus::Gauge& inflight() { return *inflight_; }
   prometheus::Gauge& scenarios() { return *scenarios_; }
+  // Calls to the control listener. `method` and `code` are of fixed sets.
+  prometheus::Counter& control(const std::string& method, const std::string& code);
   // When a listener's certificate expires; the series exists from the first call on. `listener`: data or control.
   prometheus::Gauge& certificate_expiry(const std::string& listener);
   // Shows the name of the CPU kernels in use, as the label of a series that is 1. Call once.
@@ -89,6 +91,7 @@ class Metrics {
   prometheus::Family<prometheus::Counter>& failed_seconds_;
   prometheus::Family<prometheus::Counter>& loads_;
   prometheus::Family<prometheus::Counter>& refused_;
+  prometheus::Family<prometheus::Counter>& control_;
   prometheus::Family<prometheus::Gauge>& weight_bytes_;
   prometheus::Family<prometheus::Gauge>& created_;
   prometheus::Family<prometheus::Gauge>& kernels_;

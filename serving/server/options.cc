@@ -37,7 +37,9 @@ Options parse_options(int argc, const char* const* argv, std::optional<int>& exi
   options.workers = usable_cores();
   CLI::App app{
       "Serves every scenario of a registry over gRPC (smt.v1.PredictionService, grpc.health.v1, reflection), from one "
-      "compiled binary per template.\nPublished snapshots are taken while requests run. SIGTERM or SIGINT drains; a "
+      "compiled binary per template.\nOpens two ports, both for this machine only unless told otherwise: the data port "
+      "(--port) and /metrics\n(--metrics-port); a third, for operators, with --control-port.\nPublished snapshots are "
+      "taken while requests run. SIGTERM or SIGINT drains; a "
       "second one exits at once.\nHealth of \"\" is SERVING while this process accepts calls; a scenario's own "
       "state is the health of its name.",
       "smt-server"};
@@ -96,8 +98,9 @@ Options parse_options(int argc, const char* const* argv, std::optional<int>& exi
   app.add_option("--drain-seconds", options.drain_seconds,
                  "On SIGTERM, how long requests in flight may take before they are cancelled")
       ->check(CLI::Range(0, 3600));
-  app.add_option("--port-file", options.port_file,
-                 "File to write {\"port\", \"metrics_port\", \"pid\"} to once every scenario is loaded")
+  app.add_option(
+         "--port-file", options.port_file,
+         "File to write {\"port\", \"metrics_port\", \"control_port\", \"pid\"} to once every scenario is loaded")
       ->always_capture_default(false);
   app.add_option("--log-level", options.log_level,
                  "Least level of the JSON lines on stderr: debug, info, warn or error")

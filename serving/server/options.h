@@ -17,8 +17,12 @@ struct Options {
   int port = 8500;  // 0: the system picks
   TlsFiles tls;     // of that port
   std::string metrics_host = "127.0.0.1";
-  int metrics_port = 8501;  // 0: the system picks
-  int workers = 0;          // set to the number of usable cores when not given
+  int metrics_port = 8501;          // 0: the system picks
+  std::optional<int> control_port;  // none: no control service; 0: the system picks
+  std::string control_host = "127.0.0.1";
+  std::filesystem::path control_token_file;  // empty: none
+  TlsFiles control_tls;
+  int workers = 0;  // set to the number of usable cores when not given
   int64_t max_rows = 4096;
   int64_t max_message_bytes = 16 << 20;
   int64_t block_rows = 256;

@@ -37,10 +37,6 @@ Scheduler::Limits scheduler_limits(const Options& options) {
           .queue_bytes = static_cast<size_t>(options.queue_bytes)};
 }
 
-[[noreturn]] void cannot_listen(const std::string& flag, const std::string& host, int port, const std::string& why) {
-  throw std::runtime_error(flag + ": cannot listen on " + host_port(host, port) + ": " + why);
-}
-
 // Where /metrics listens. Debian's HTTP library is built without IPv6: the loopback and the wildcard address have an
 // IPv4 form that means the same to a scraper on this machine or network.
 std::string metrics_host(const std::string& host) {
@@ -49,20 +45,11 @@ std::string metrics_host(const std::string& host) {
   return host;
 }
 
-// Before gRPC and the HTTP library try: they say that it failed, the system says why.
-void check_listen(const std::string& flag, const std::string& host, int port) {
-  std::string why = listen_error(host, port);
-  if (!why.empty()) cannot_listen(flag, host, port, why);
-}
-
-std::shared_ptr<grpc::ServerCredentials> credentials(const std::shared_ptr<TlsCredentials>& tls) {
-  return tls ? tls : grpc::InsecureServerCredentials();
-}
-
 }  // namespace
 
-Server::Server(const Options& options)
+Server::Server(const Options& options, std::stop_source stop)
     : options_(options),
+      stop_(std::move(stop)),
       registry_(std::filesystem::absolute(options.registry).lexically_normal()),
       binaries_(registry_, aoti_opener(registry_, options.workers)),
       loader_(registry_, binaries_),
@@ -95,10 +82,14 @@ Server::Server(const Options& options)
   if (options_.tls.enabled()) tls_ = std::make_shared<TlsCredentials>(options_.tls, "--tls-");
   std::string http_host = metrics_host(numeric_host(options_.metrics_host, "--metrics-host"));
   check_listen("--metrics-port", http_host, options_.metrics_port);
+  if (options_.control_port) control_ = control_listener();
   collectable_ = metrics_.collectable([this](Metrics& metrics) {
     metrics.queue_depth().Set(static_cast<double>(scheduler_.waiting()));
     metrics.inflight().Set(static_cast<double>(state_.gate.inside()));
     if (tls_) metrics.certificate_expiry("data").Set(static_cast<double>(tls_->not_after()));
+    if (control_ && control_->tls()) {
+      metrics.certificate_expiry("control").Set(static_cast<double>(control_->tls()->not_after()));
+    }
   });
   try {
     exposer_ = std::make_unique<prometheus::Exposer>(host_port(http_host, options_.metrics_port));
@@ -114,7 +105,7 @@ Server::Server(const Options& options)
   // Of the reflection protocol Debian's gRPC (1.51) has v1alpha alone, which clients fall back to; v1 is UNIMPLEMENTED.
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(host_port(host, options_.port), credentials(tls_), &port_);
+  builder.AddListeningPort(host_port(host, options_.port), listening_credentials(tls_), &port_);
   builder.RegisterService(&service_);
   builder.RegisterService(&inference_service_);
   builder.SetMaxReceiveMessageSize(static_cast<int>(options_.max_message_bytes));
@@ -123,9 +114,21 @@ Server::Server(const Options& options)
   grpc_ = builder.BuildAndStart();
   if (!grpc_ || port_ == 0) cannot_listen("--port", host, options_.port, "see the log");
   set_health("", false);
+  if (control_) control_->start();
+}
+
+std::unique_ptr<ControlListener> Server::control_listener() {
+  auto drain = [this](std::optional<int> seconds) {
+    int undecided = kUndecided;
+    if (!stop_.stop_requested()) drain_seconds_.compare_exchange_strong(undecided, seconds.value_or(drain_seconds()));
+    stop_.request_stop();  // the main thread drains
+    return drain_seconds();
+  };
+  return std::make_unique<ControlListener>(options_, watcher_.commands(), metrics_, state_, drain);
 }
 
 Server::~Server() {
+  control_.reset();
   if (grpc_) grpc_->Shutdown(std::chrono::system_clock::now());
   watcher_.stop();
   scheduler_.stop();
@@ -140,23 +143,31 @@ void Server::load(std::stop_token stop) {
   watcher_.start(std::chrono::milliseconds(options_.poll_ms), prepare_compute_thread);
 }
 
-void Server::drain() {
+int Server::drain_seconds() const {
+  int decided = drain_seconds_.load();
+  return decided == kUndecided ? options_.drain_seconds : decided;
+}
+
+void Server::drain(int seconds) {
   Clock::time_point begin = Clock::now();
-  std::chrono::milliseconds allowed = std::chrono::seconds(options_.drain_seconds);
+  std::chrono::milliseconds allowed = std::chrono::seconds(seconds);
   Clock::time_point end = begin + allowed - std::min(kFinish, allowed / 4);
   grpc_->GetHealthCheckService()->Shutdown();  // every service NOT_SERVING, whatever is set later
   watcher_.request_stop();
   state_.gate.close();
-  log::info("draining", {{"inflight", state_.gate.inside()}, {"seconds", options_.drain_seconds}});
+  log::info("draining", {{"inflight", state_.gate.inside()}, {"seconds", seconds}});
   if (!state_.gate.wait_idle_until(end)) {
     log::warn("drain_timeout", {{"inflight", state_.gate.inside()}, {"waiting", scheduler_.waiting()}});
   }
   scheduler_.stop();  // what still waits is answered UNAVAILABLE, what runs is finished
   Clock::time_point last = Clock::now() + kFinish;
   bool answered = state_.gate.wait_idle_until(last);
-  // The kernel has nothing to wait on for this, so look again until the answers have arrived.
-  while (unacknowledged_bytes(port_) > 0 && Clock::now() < last) std::this_thread::sleep_for(kLook);
   watcher_.stop();
+  // Also to whoever asked for the drain.
+  if (control_) control_->plane().gate.wait_idle_until(last);
+  // The kernel has nothing to wait on for this, so look again until the answers have arrived.
+  auto unsent = [&] { return unacknowledged_bytes(port_) + (control_ ? unacknowledged_bytes(control_->port()) : 0); };
+  while (unsent() > 0 && Clock::now() < last) std::this_thread::sleep_for(kLook);
   store_.clear();
   binaries_.prune();
   log::info("drained", {{"unanswered", answered ? 0 : state_.gate.inside()},

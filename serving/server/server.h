@@ -4,10 +4,13 @@
 #include <grpcpp/grpcpp.h>
 #include <prometheus/exposer.h>
 
+#include <atomic>
 #include <memory>
+#include <optional>
 #include <stop_token>
 
 #include "binary_cache.h"
+#include "control_listener.h"
 #include "idle_memory.h"
 #include "inference_service.h"
 #include "metrics.h"
@@ -28,26 +31,30 @@ namespace smt::server {
 // registry's fault, and restarting the process or moving its traffic would not help. Each scenario has a service of its
 // name, which is SERVING while a version of it is.
 //
-// Use from one thread: construct, load(), then drain() once.
+// Use from one thread: construct, load(), then drain(drain_seconds()) once.
 class Server : private WatchObserver {
  public:
-  // Binds both ports; throws std::runtime_error that names the address and the reason, and Refused for a scheduling
+  // Binds the ports; throws std::runtime_error that names the address and the reason, and Refused for a scheduling
   // file that is not well-formed. Answers, but is not ready: health says NOT_SERVING and Predict UNAVAILABLE.
-  explicit Server(const Options& options);
+  // `stop` is what the drain waits for: the control service requests it.
+  Server(const Options& options, std::stop_source stop);
   ~Server() override;
 
   // Loads every scenario on this thread, then watches the registry on another and turns ready (health SERVING).
   // Returns early, not ready, when `stop` is requested.
   void load(std::stop_token stop);
 
-  // Health NOT_SERVING, new calls UNAVAILABLE, waits for those in flight; shortly before options.drain_seconds are
+  // Health NOT_SERVING, new calls UNAVAILABLE, waits for those in flight; shortly before `seconds` are
   // over, answers UNAVAILABLE to what still waits for a worker. When this returns every call has been answered, and the
   // process is to end at once (_exit): the destructor's grpc::Server::Shutdown() would answer calls that arrive while
   // its GOAWAY travels with CANCELLED, which clients do not retry; a closed connection is UNAVAILABLE, which they do.
-  void drain();
+  void drain(int seconds);
 
   int port() const { return port_; }
   int metrics_port() const { return metrics_port_; }
+  std::optional<int> control_port() const { return control_ ? std::optional(control_->port()) : std::nullopt; }
+  // For drain(): what the control service was asked for, else that of the options. Thread-safe.
+  int drain_seconds() const;
 
  private:
   // WatchObserver, on the thread that scans.
@@ -59,10 +66,15 @@ class Server : private WatchObserver {
 
   // Reads the file of --scheduling if it changed. Throws Refused.
   void read_scheduling();
+  std::unique_ptr<ControlListener> control_listener();  // not listening yet
   void set_health(const std::string& service, bool serving);
   void count_scenarios();
 
   const Options options_;
+  std::stop_source stop_;
+  static constexpr int kUndecided = -1;
+  // Decided by the first control call that asks for a drain, if no signal has before. Guards no other memory.
+  std::atomic<int> drain_seconds_{kUndecided};
   Metrics metrics_;
   ScenarioStore store_;
   Registry registry_;
@@ -80,6 +92,7 @@ class Server : private WatchObserver {
   std::shared_ptr<prometheus::Collectable> collectable_;
   std::unique_ptr<prometheus::Exposer> exposer_;
   std::unique_ptr<grpc::Server> grpc_;
+  std::unique_ptr<ControlListener> control_;  // null: not asked for
   int port_ = 0;
   int metrics_port_ = 0;
 };

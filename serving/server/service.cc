@@ -5,27 +5,11 @@
 #include "multi_predict_call.h"
 #include "names.h"
 #include "predict_call.h"
+#include "scenario_message.h"
 #include "version.h"
 #include "wire_scan.h"
 
 namespace smt::server {
-namespace {
-
-std::string state_name(ScenarioState state) {
-  switch (state) {
-    case ScenarioState::kLoading:
-      return "LOADING";
-    case ScenarioState::kServing:
-      return "SERVING";
-    case ScenarioState::kUnavailable:
-      return "UNAVAILABLE";
-    case ScenarioState::kUnloaded:
-      return "UNLOADED";
-  }
-  return "UNAVAILABLE";
-}
-
-}  // namespace
 
 grpc::ServerUnaryReactor* PredictionServiceImpl::Predict(grpc::CallbackServerContext* context,
                                                          const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
@@ -68,15 +52,7 @@ grpc::ServerUnaryReactor* PredictionServiceImpl::GetServer(grpc::CallbackServerC
 
 grpc::Status PredictionServiceImpl::list(v1::ListScenariosResponse& response) const {
   for (const ScenarioStatus& status : state_.store.list()) {
-    v1::ScenarioStatus* out = response.add_scenarios();
-    out->set_scenario(status.scenario);
-    out->set_version(status.version);
-    out->set_state(state_name(status.state));
-    out->set_refused_version(status.refused_version);
-    out->set_refused_reason(status.refused_reason);
-    out->set_abi_hash(status.abi_hash);
-    out->set_weight_bytes(status.weight_bytes);
-    out->set_loads(status.loads);
+    fill_status(status, *response.add_scenarios());
   }
   return grpc::Status::OK;
 }

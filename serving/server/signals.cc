@@ -5,12 +5,13 @@
 #include <unistd.h>
 
 #include <thread>
+#include <utility>
 
 #include "log.h"
 
 namespace smt::server {
 
-std::stop_token watch_signals() {
+std::stop_source watch_signals() {
   signal(SIGPIPE, SIG_IGN);
   sigset_t set;
   sigemptyset(&set);
@@ -18,13 +19,13 @@ std::stop_token watch_signals() {
   sigaddset(&set, SIGINT);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   std::stop_source source;
-  std::stop_token token = source.get_token();
   // Detached: sigwait() cannot be interrupted, and the thread owns all it uses.
-  std::thread([set, source = std::move(source)]() mutable {
-    for (;;) {
+  std::thread([set, source]() mutable {
+    // A drain that an operator began is no first signal: whoever sends SIGTERM after it wants it to end well.
+    for (bool first = true;;) {
       int number = 0;
       if (sigwait(&set, &number) != 0) continue;
-      if (source.stop_requested()) {
+      if (!std::exchange(first, false)) {
         log::warn("exit_now", {{"signal", number}});
         _exit(128 + number);
       }
@@ -32,7 +33,7 @@ std::stop_token watch_signals() {
       source.request_stop();
     }
   }).detach();
-  return token;
+  return source;
 }
 
 }  // namespace smt::server

@@ -106,4 +106,8 @@ void TlsCredentials::look() {
   warn_if_expired(files_, not_after);
 }
 
+std::shared_ptr<grpc::ServerCredentials> listening_credentials(const std::shared_ptr<TlsCredentials>& tls) {
+  return tls ? tls : grpc::InsecureServerCredentials();
+}
+
 }  // namespace smt::server

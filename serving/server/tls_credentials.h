@@ -55,4 +55,7 @@ class TlsCredentials final : public grpc::ServerCredentials {
   std::jthread thread_;      // the last member: it uses the others
 };
 
+// `tls`, or where it is null those of a listener without TLS.
+std::shared_ptr<grpc::ServerCredentials> listening_credentials(const std::shared_ptr<TlsCredentials>& tls);
+
 }  // namespace smt::server

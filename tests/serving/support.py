@@ -206,6 +206,8 @@ class RunningServer:
         found = json.loads(ports.read_text())
         assert found["pid"] == self.process.pid
         self.target = f"127.0.0.1:{found['port']}"
+        if "control_port" in found:
+            self.control_target = f"127.0.0.1:{found['control_port']}"
         self.metrics_url = f"http://127.0.0.1:{found['metrics_port']}/metrics"
         return self
 

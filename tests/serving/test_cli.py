@@ -31,9 +31,11 @@ COMMANDS = [
     "serve",
     "predict",
     "status",
+    "control",
     "score",
     "loadgen",
 ]
+CONTROL = [f"control {verb}" for verb in ("load", "unload", "rollback", "unpin", "status", "drain", "log-level")]
 NOWHERE = "127.0.0.1:1"
 
 
@@ -56,12 +58,12 @@ def test_help_teaches() -> None:
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "registry ls", "registry verify", "registry use"])
+@pytest.mark.parametrize("command", [*COMMANDS, "registry ls", "registry verify", "registry use", *CONTROL])
 def test_every_command_has_help_with_an_example(command: str) -> None:
     result = invoke(*command.split(), "--help")
     assert result.exit_code == 0
-    assert command == "registry" or f"Example: smt {command}" in result.stdout
-    if command not in ("registry", "serve"):
+    assert command in ("registry", "control") or f"Example: smt {command}" in result.stdout
+    if command not in ("registry", "control", "serve"):
         assert "--json" in result.stdout
 
 
