@@ -1,6 +1,7 @@
 #include "infer_parameters.h"
 
 #include <string>
+#include <string_view>
 
 #include "names.h"
 #include "transform.h"
@@ -40,13 +41,23 @@ bool is_empty(const InferParameter& value) {
   return false;
 }
 
+constexpr std::string_view kSharedMemory = "shared_memory_";
+
+void check_input(const inference::ModelInferRequest::InferInputTensor& input, int index) {
+  for (const auto& [name, value] : input.parameters()) {
+    if (!name.starts_with(kSharedMemory)) continue;
+    fail("inputs[" + std::to_string(index) + "] " + quote(input.name()) + ": " + place(name),
+         "shared memory is not supported; send the values in the request");
+  }
+}
+
 void check_output(const inference::ModelInferRequest::InferRequestedOutputTensor& output, int index) {
   for (const auto& [name, value] : output.parameters()) {
     std::string where = "outputs[" + std::to_string(index) + "] " + quote(output.name()) + ": " + place(name);
     if (name == "classification" && !is_empty(value)) {
       fail(where, "classification is not supported; take the scores as they are");
     }
-    if (name.starts_with("shared_memory_")) fail(where, "shared memory is not supported; scores come in the response");
+    if (name.starts_with(kSharedMemory)) fail(where, "shared memory is not supported; scores come in the response");
   }
 }
 
@@ -65,6 +76,7 @@ InferParameters read_parameters(const inference::ModelInferRequest& request) {
       fail(place(name), "sequences are not supported; every request is scored on its own");
     }
   }
+  for (int i = 0; i < request.inputs_size(); ++i) check_input(request.inputs(i), i);
   for (int i = 0; i < request.outputs_size(); ++i) check_output(request.outputs(i), i);
   return out;
 }

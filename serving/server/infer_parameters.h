@@ -15,8 +15,8 @@ struct InferParameters {
 };
 
 // Of the request: `rows` and `timeout`. Throws transform::InputError for one of another type or without a meaning, and
-// for parameters (also of requested outputs) that ask for what this server cannot do: sequences, shared memory,
-// classification. Others are ignored: they are hints of HTTP clients and of other servers.
+// for parameters (also of inputs and requested outputs) that ask for what this server cannot do: sequences, shared
+// memory, classification. Others are ignored: they are hints of HTTP clients and of other servers.
 InferParameters read_parameters(const inference::ModelInferRequest& request);
 
 }  // namespace smt::server

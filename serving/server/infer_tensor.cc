@@ -220,10 +220,6 @@ std::string InferTensor::place() const { return "inputs[" + std::to_string(index
 
 InferTensor check_tensor(const inference::ModelInferRequest& request, int index) {
   InferTensor tensor{.input = &request.inputs(index), .index = index};
-  for (const auto& [name, value] : tensor.input->parameters()) {
-    if (!name.starts_with("shared_memory_")) continue;
-    fail(tensor, "parameter " + quote(name) + ": shared memory is not supported; send the values in the request");
-  }
   const Datatype& datatype = datatype_of(tensor);
   check_shape(tensor);
   if (request.raw_input_contents().empty()) {

@@ -3,9 +3,12 @@
 #include <memory>
 
 #include "answer.h"
+#include "infer_call.h"
+#include "infer_stream.h"
 #include "inference_messages.h"
 #include "missing_scenario.h"
 #include "names.h"
+#include "unary_call.h"
 
 namespace smt::server {
 namespace {
@@ -46,6 +49,17 @@ Reactor InferenceServiceImpl::ModelReady(Context context, const grpc::ByteBuffer
     return Status::OK;
   };
   return answer<inference::ModelReadyRequest, inference::ModelReadyResponse>(context, *in, *out, fill);
+}
+
+Reactor InferenceServiceImpl::ModelInfer(Context context, const grpc::ByteBuffer* in, Bytes out) {
+  // Deletes itself in OnDone(), which gRPC calls only after this function has returned the reactor.
+  auto* call = new InferCall<UnaryCall>(state_, *context, *in, *out);
+  call->begin();
+  return call;
+}
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* InferenceServiceImpl::ModelStreamInfer(Context context) {
+  return new InferStream(state_, *context);
 }
 
 Reactor InferenceServiceImpl::ServerMetadata(Context context, const grpc::ByteBuffer* in, Bytes out) {

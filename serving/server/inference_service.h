@@ -17,14 +17,18 @@ class InferenceServiceImpl final
     : public inference::GRPCInferenceService::WithRawCallbackMethod_ServerLive<
           inference::GRPCInferenceService::WithRawCallbackMethod_ServerReady<
               inference::GRPCInferenceService::WithRawCallbackMethod_ModelReady<
-                  inference::GRPCInferenceService::WithRawCallbackMethod_ServerMetadata<
-                      inference::GRPCInferenceService::WithRawCallbackMethod_ModelMetadata<
-                          inference::GRPCInferenceService::WithRawCallbackMethod_ModelConfig<
-                              inference::GRPCInferenceService::WithRawCallbackMethod_ModelStatistics<
-                                  inference::GRPCInferenceService::WithRawCallbackMethod_RepositoryIndex<
-                                      inference::GRPCInferenceService::WithRawCallbackMethod_RepositoryModelLoad<
-                                          inference::GRPCInferenceService::WithRawCallbackMethod_RepositoryModelUnload<
-                                              inference::GRPCInferenceService::Service>>>>>>>>>> {
+                  inference::GRPCInferenceService::WithRawCallbackMethod_ModelInfer<
+                      inference::GRPCInferenceService::WithRawCallbackMethod_ModelStreamInfer<
+                          inference::GRPCInferenceService::WithRawCallbackMethod_ServerMetadata<
+                              inference::GRPCInferenceService::WithRawCallbackMethod_ModelMetadata<
+                                  inference::GRPCInferenceService::WithRawCallbackMethod_ModelConfig<
+                                      inference::GRPCInferenceService::WithRawCallbackMethod_ModelStatistics<
+                                          inference::GRPCInferenceService::WithRawCallbackMethod_RepositoryIndex<
+                                              inference::GRPCInferenceService::
+                                                  WithRawCallbackMethod_RepositoryModelLoad<
+                                                      inference::GRPCInferenceService::
+                                                          WithRawCallbackMethod_RepositoryModelUnload<
+                                                              inference::GRPCInferenceService::Service>>>>>>>>>>>> {
  public:
   explicit InferenceServiceImpl(ServerState& state) : state_(state) {}
 
@@ -35,6 +39,8 @@ class InferenceServiceImpl final
   Reactor ServerLive(Context context, const grpc::ByteBuffer* request, Bytes response) override;
   Reactor ServerReady(Context context, const grpc::ByteBuffer* request, Bytes response) override;
   Reactor ModelReady(Context context, const grpc::ByteBuffer* request, Bytes response) override;
+  Reactor ModelInfer(Context context, const grpc::ByteBuffer* request, Bytes response) override;
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ModelStreamInfer(Context context) override;
   Reactor ServerMetadata(Context context, const grpc::ByteBuffer* request, Bytes response) override;
   Reactor ModelMetadata(Context context, const grpc::ByteBuffer* request, Bytes response) override;
   Reactor ModelConfig(Context context, const grpc::ByteBuffer* request, Bytes response) override;

@@ -161,7 +161,8 @@ void ScoringCall::refuse_early() {
 
 void ScoringCall::resolve(Target& target) {
   if (target.scenario.empty()) {
-    throw Failure{Outcome::kInvalidArgument, target.where + "scenario: empty; expected the name of a scenario"};
+    throw Failure{Outcome::kInvalidArgument,
+                  target.where + target.names.scenario + ": empty; expected the name of a scenario"};
   }
   target.metrics = &state_.metrics.find(target.scenario);
   if (!target.label.empty() && target.label != kStable) {
@@ -176,8 +177,8 @@ void ScoringCall::resolve(Target& target) {
   }
   const LoadedSnapshot& snapshot = *target.snapshot;
   if (!target.version.empty() && target.version != snapshot.version) {
-    throw Failure{Outcome::kNotFound, target.where + "version: " + quote(target.version) + " of scenario " +
-                                          quote(snapshot.scenario) + " is not being served; " +
+    throw Failure{Outcome::kNotFound, target.where + target.names.version + ": " + quote(target.version) +
+                                          " of scenario " + quote(snapshot.scenario) + " is not being served; " +
                                           quote(snapshot.version) + " is"};
   }
   resolve_tasks(target);
@@ -199,7 +200,7 @@ void ScoringCall::resolve_tasks(Target& target) {
     std::string_view name = target.tasks[i];
     auto same = [&](const Task& task) { return task.name == name; };
     auto found = std::find_if(snapshot.tasks.begin(), snapshot.tasks.end(), same);
-    std::string where = target.where + "tasks[" + std::to_string(i) + "]: ";
+    std::string where = target.where + target.names.tasks + "[" + std::to_string(i) + "]: ";
     if (found == snapshot.tasks.end()) {
       std::vector<std::string> names;
       for (const Task& task : snapshot.tasks) names.push_back(task.name);

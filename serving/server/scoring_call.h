@@ -18,6 +18,13 @@ namespace smt::server {
 
 class ScoringCall;
 
+// What a protocol calls the fields that name a target's parts.
+struct FieldNames {
+  const char* scenario = "scenario";
+  const char* version = "version";
+  const char* tasks = "tasks";
+};
+
 // One scenario that a call asks for.
 class Target final : public Work {
  public:
@@ -28,7 +35,8 @@ class Target final : public Work {
   std::string_view version;             // empty: whichever is current
   std::string_view label;               // empty: stable
   std::vector<std::string_view> tasks;  // empty: all
-  std::string where;                    // what error texts put before a field's name: "" or such as "scenarios[2]."
+  FieldNames names;                     // for error texts
+  std::string where;                    // what they put before a field's name: "" or such as "scenarios[2]."
 
   // What became of it: heads() to return in order, or the failure.
   std::vector<const Task*> heads;  // of `snapshot`

@@ -292,10 +292,6 @@ TEST(InferColumns, RefusesContentsElsewhere) {
          r.mutable_inputs(0)->mutable_contents()->add_int64_contents(1);
        },
        "inputs[0] 'age': values in contents.int64_contents; expected those of FP32 in contents.fp32_contents"},
-      {[](ModelInferRequest& r) {
-         (*r.mutable_inputs(0)->mutable_parameters())["shared_memory_region"].set_string_param("x");
-       },
-       "inputs[0] 'age': parameter 'shared_memory_region': shared memory is not supported"},
   });
 }
 

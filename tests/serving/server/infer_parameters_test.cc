@@ -64,6 +64,13 @@ TEST(InferParameters, WhatIsNotSupportedIsRefusedByName) {
   EXPECT_EQ(refused([&](auto& r) { output(r, "shared_memory_region").set_string_param("a"); }),
             "outputs[0] 'click': parameter 'shared_memory_region': shared memory is not supported; scores come in the "
             "response");
+  EXPECT_EQ(
+      refused([](auto& r) {
+        r.add_inputs()->set_name("age");
+        (*r.mutable_inputs(0)->mutable_parameters())["shared_memory_byte_size"].set_int64_param(64);
+      }),
+      "inputs[0] 'age': parameter 'shared_memory_byte_size': shared memory is not supported; send the values in the "
+      "request");
 }
 
 TEST(InferParameters, WhatChangesNothingIsIgnored) {
@@ -71,6 +78,8 @@ TEST(InferParameters, WhatChangesNothingIsIgnored) {
               parameter(r, "sequence_id").set_int64_param(0);
               parameter(r, "sequence_start").set_bool_param(false);
               parameter(r, "sequence_end");
+              r.add_inputs();
+              (*r.mutable_inputs(0)->mutable_parameters())["binary_data_size"].set_int64_param(64);
               parameter(r, "priority").set_uint64_param(2);
               parameter(r, "binary_data_output").set_bool_param(true);
               parameter(r, "content_type").set_string_param("np");
