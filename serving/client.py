@@ -7,80 +7,32 @@
         prediction["income"]          # float32 [2]
         prediction.version            # the snapshot that computed all of it
         client.predict_table("income_workers", pyarrow.parquet.read_table("rows.parquet"))
+        client.multi_predict(["feed", "search"], candidates)["feed"]     # a Prediction, or the PredictError that it met
 
 `AsyncClient` has the same methods for asyncio. What counts as a missing value is told in encode.py.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
+from smt.serving.async_client import AsyncClient
+from smt.serving.client_base import DEFAULT_TIMEOUT, ClientBase
 from smt.serving.encode import Data
+from smt.serving.prediction import PredictError, Prediction, TableBuilder, TablePrediction, from_rpc_error
 from smt.serving.protos import prediction_pb2 as pb
-from smt.serving.protos import prediction_pb2_grpc as pb_grpc
-from smt.serving.request import (
-    HEALTH_STATES,
-    RETRYING_OPTIONS,
-    PredictError,
-    Prediction,
-    Query,
-    TableBuilder,
-    TablePrediction,
-    from_rpc_error,
-    health_call,
-)
-from smt.serving.tls import Tls, TlsError, channel
+from smt.serving.request import HEALTH_STATES, MultiQuery, Query, health_call
+from smt.serving.tls import Tls, TlsError
 
 __all__ = ["AsyncClient", "Client", "PredictError", "Prediction", "TablePrediction", "Tls", "TlsError"]
 
-DEFAULT_TIMEOUT = 10.0
 
-_Stub: Any = pb_grpc.PredictionServiceStub  # generated without types
-
-
-class _Base:
-    """What both clients know: where the server is, and the scenarios' metadata seen so far."""
-
-    def __init__(
-        self, module: Any, target: str, timeout: float, tls: Tls | None, credentials: grpc.ChannelCredentials | None
-    ) -> None:
-        if tls is not None and credentials is not None:
-            raise ValueError("tls and credentials: expected at most one of them")
-        self.target = target
-        self.timeout = timeout
-        self._channel: Any = (
-            channel(module, target, RETRYING_OPTIONS, tls)
-            if credentials is None
-            else module.secure_channel(target, credentials, RETRYING_OPTIONS)
-        )
-        self._stub: Any = _Stub(self._channel)
-        self._metadata: dict[str, pb.ScenarioMetadata] = {}
-        self._server: pb.ServerMetadata | None = None
-
-    def _seconds(self, timeout: float | None) -> float:
-        return self.timeout if timeout is None else timeout
-
-    def _finish(self, query: Query, response: pb.PredictResponse) -> Prediction:
-        known = self._metadata.get(query.scenario)
-        if known is not None and known.version != response.version:
-            self._metadata.pop(query.scenario, None)  # another version may read other inputs: ask again next time
-        return Prediction.from_response(response, query.rows)
-
-    def _tasks(self, query: Query) -> list[str]:
-        return query.tasks or list(query.metadata.tasks if query.metadata is not None else ())
-
-    def _changed(self, query: Query, fresh: pb.ScenarioMetadata) -> bool:
-        """Whether a refused request was built from metadata that no longer holds."""
-        return query.metadata is not None and list(query.metadata.inputs) != list(fresh.inputs)
-
-
-class Client(_Base):
+class Client(ClientBase):
     """Blocking client; safe to share between threads.
 
     A call that ends UNAVAILABLE (a server that is draining, or not there) is made up to four times, 0.05 s, 0.1 s and
@@ -123,6 +75,7 @@ class Client(_Base):
         *,
         tasks: Sequence[str] | None = None,
         version: str | None = None,
+        label: str | None = None,
         request_id: str | None = None,
         timeout: float | None = None,
         rows: int | None = None,
@@ -136,6 +89,7 @@ class Client(_Base):
             context: features that all candidates share, in the same forms with one row, or as bare values.
             tasks: tasks to return; default: all.
             version: accept only scores of this snapshot version.
+            label: score with the version that has this label; default: stable.
             request_id: echoed in the response and in the server's log.
             timeout: seconds; default: the client's.
             rows: number of candidates, needed only if there are no candidate features.
@@ -143,10 +97,68 @@ class Client(_Base):
         Raises:
             PredictError: with the status code and the message that names the feature at fault.
         """
-        query = Query(scenario, candidates, context, tasks=tasks, version=version, request_id=request_id, rows=rows)
+        query = Query(
+            scenario,
+            candidates,
+            context,
+            tasks=tasks,
+            version=version,
+            label=label,
+            request_id=request_id,
+            rows=rows,
+        )
         if query.needs_metadata:
             query = query.resolved(self._scenario(scenario, timeout))
         return self._result(query, self._stub.Predict.future(query.message(), timeout=self._seconds(timeout)), timeout)
+
+    def multi_predict(
+        self,
+        scenarios: Sequence[str],
+        candidates: Data | None = None,
+        context: Data | None = None,
+        *,
+        tasks: Mapping[str, Sequence[str]] | None = None,
+        versions: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+        rows: int | None = None,
+    ) -> dict[str, Prediction | PredictError]:
+        """Scores the same candidates under several scenarios, in one call and, where their template is one, one batch.
+
+        Args:
+            scenarios: up to 64, each once.
+            candidates, context: as in `predict`. Each scenario takes what it reads; of tabular data the columns are
+                sent that any of them reads. What none of them reads is an error, in a mapping.
+            tasks, versions, labels: as in `predict`, by scenario, where it is not the default.
+            request_id, timeout, rows: as in `predict`, of the call.
+
+        Returns:
+            For each scenario, in order, its scores or why it has none: one that failed does not fail the others.
+
+        Raises:
+            PredictError: for what is wrong with the call as a whole.
+        """
+        query = MultiQuery(
+            scenarios,
+            candidates,
+            context,
+            tasks=tasks,
+            versions=versions,
+            labels=labels,
+            request_id=request_id,
+            rows=rows,
+        )
+        if query.needs_metadata:
+            query = query.resolved(self._scenarios(query.scenarios, timeout))
+        outcome = self._multi(query, timeout)
+        if self._doubtful(query, outcome):
+            fresh = self._scenarios(query.scenarios, timeout, anew=True)
+            if self._multi_changed(query, fresh):
+                outcome = self._multi(query.resolved(fresh), timeout)
+        if isinstance(outcome, PredictError):
+            raise outcome
+        return outcome
 
     def predict_table(
         self,
@@ -239,135 +251,36 @@ class Client(_Base):
     def _scenario(self, scenario: str, timeout: float | None) -> pb.ScenarioMetadata:
         return self._metadata.get(scenario) or self.scenario(scenario, timeout=timeout)
 
+    def _scenarios(
+        self, names: Sequence[str], timeout: float | None, *, anew: bool = False
+    ) -> dict[str, pb.ScenarioMetadata]:
+        """Metadata of those scenarios that have any, asked for at once."""
+        asked = {
+            name: self._stub.GetScenario.future(pb.GetScenarioRequest(scenario=name), timeout=self._seconds(timeout))
+            for name in names
+            if anew or name not in self._metadata
+        }
+        for name, future in asked.items():
+            try:
+                self._metadata[name] = future.result()
+            except grpc.RpcError as error:
+                self._metadata.pop(name, None)
+                failure = from_rpc_error(error, self.target)
+                if not self._unknown(failure):
+                    raise failure from error
+        return {name: self._metadata[name] for name in names if name in self._metadata}
+
+    def _multi(self, query: MultiQuery, timeout: float | None) -> dict[str, Prediction | PredictError] | PredictError:
+        try:
+            return self._finish_multi(query, self._call(self._stub.MultiPredict, query.message(), timeout))
+        except PredictError as error:
+            return error
+
     def _limits(self, timeout: float | None) -> pb.ServerMetadata:
         return self._server or self.server(timeout=timeout)
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         try:
             return method(request, timeout=self._seconds(timeout))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target) from error
-
-
-class AsyncClient(_Base):
-    """asyncio client: `Client`'s methods as coroutines, for use within one event loop; it retries as `Client` does."""
-
-    def __init__(
-        self,
-        target: str,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        tls: Tls | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
-    ) -> None:
-        super().__init__(grpc.aio, target, timeout, tls, credentials)
-
-    async def close(self) -> None:
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def predict(
-        self,
-        scenario: str,
-        candidates: Data | None = None,
-        context: Data | None = None,
-        *,
-        tasks: Sequence[str] | None = None,
-        version: str | None = None,
-        request_id: str | None = None,
-        timeout: float | None = None,
-        rows: int | None = None,
-    ) -> Prediction:
-        """See `Client.predict`."""
-        query = Query(scenario, candidates, context, tasks=tasks, version=version, request_id=request_id, rows=rows)
-        if query.needs_metadata:
-            query = query.resolved(await self._scenario(scenario, timeout))
-        return await self._predict(query, timeout)
-
-    async def predict_table(
-        self,
-        scenario: str,
-        table: Data,
-        context: Data | None = None,
-        *,
-        tasks: Sequence[str] | None = None,
-        version: str | None = None,
-        timeout: float | None = None,
-        max_rows: int | None = None,
-        in_flight: int = 4,
-        progress: Callable[[int], None] | None = None,
-    ) -> TablePrediction:
-        """See `Client.predict_table`."""
-        server = self._server or await self.server(timeout=timeout)
-        query = Query(scenario, table, context, tasks=tasks, version=version)
-        query = query.resolved(await self._scenario(scenario, timeout))
-        builder = TableBuilder(query.rows, self._tasks(query), progress)
-        pending: deque[asyncio.Task[Prediction]] = deque()
-        try:
-            for part in query.parts(server, max_rows):
-                pending.append(asyncio.create_task(self._predict(part, timeout)))
-                if len(pending) >= in_flight:
-                    builder.add(await pending.popleft())
-            while pending:
-                builder.add(await pending.popleft())
-        finally:
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
-        return builder.build()
-
-    async def list_scenarios(self, *, timeout: float | None = None) -> list[pb.ScenarioStatus]:
-        """See `Client.list_scenarios`."""
-        return list((await self._call(self._stub.ListScenarios, pb.ListScenariosRequest(), timeout)).scenarios)
-
-    async def scenario(self, scenario: str, *, timeout: float | None = None) -> pb.ScenarioMetadata:
-        """See `Client.scenario`."""
-        request = pb.GetScenarioRequest(scenario=scenario)
-        metadata: pb.ScenarioMetadata = await self._call(self._stub.GetScenario, request, timeout)
-        self._metadata[scenario] = metadata
-        return metadata
-
-    async def server(self, *, timeout: float | None = None) -> pb.ServerMetadata:
-        """See `Client.server`."""
-        self._server = await self._call(self._stub.GetServer, pb.GetServerRequest(), timeout)
-        assert self._server is not None
-        return self._server
-
-    async def health(self, scenario: str = "", *, timeout: float | None = None) -> str:
-        """See `Client.health`."""
-        method, request = health_call(self._channel, scenario)
-        try:
-            return HEALTH_STATES[(await self._call(method, request, timeout)).status]
-        except PredictError as error:
-            if error.code is grpc.StatusCode.NOT_FOUND:
-                return "SERVICE_UNKNOWN"
-            raise
-
-    async def _predict(self, query: Query, timeout: float | None) -> Prediction:
-        try:
-            response = await self._call(self._stub.Predict, query.message(), timeout)
-        except PredictError as error:
-            if query.metadata is None or error.code is not grpc.StatusCode.INVALID_ARGUMENT:
-                raise
-            fresh = await self.scenario(query.scenario, timeout=timeout)
-            if not self._changed(query, fresh):
-                raise
-            query = query.resolved(fresh)
-            response = await self._call(self._stub.Predict, query.message(), timeout)
-        return self._finish(query, response)
-
-    async def _scenario(self, scenario: str, timeout: float | None) -> pb.ScenarioMetadata:
-        return self._metadata.get(scenario) or await self.scenario(scenario, timeout=timeout)
-
-    async def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
-        try:
-            return await method(request, timeout=self._seconds(timeout))
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.target) from error

@@ -40,7 +40,7 @@ _KNOWN = (
     ("smt.serving.score", "ScoreError", FAILED),
     ("smt.serving.serve", "ServeError", FAILED),
     ("smt.serving.rows", "RowsError", WRONG_INPUT),
-    ("smt.serving.request", "PredictError", FAILED),
+    ("smt.serving.prediction", "PredictError", FAILED),
     ("smt.serving.tls", "TlsError", WRONG_INPUT),
     ("smt.serving.loadgen.plan", "LoadgenError", FAILED),
     ("smt.serving.control", "ControlError", FAILED),

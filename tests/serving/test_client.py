@@ -152,10 +152,11 @@ def test_all_missing_takes_the_scenario_s_type(fake: tuple[FakeServer, str], cli
 
 def test_fields_of_the_request(fake: tuple[FakeServer, str], client: Client) -> None:
     prediction = client.predict(
-        "s", {"x": [0.5, 0.25]}, {"x": 3}, tasks=["a", "b"], version="v1", request_id="id", rows=2
+        "s", {"x": [0.5, 0.25]}, {"x": 3}, tasks=["a", "b"], version="v1", label="canary", request_id="id", rows=2
     )
     sent = fake[0].requests[-1]
-    assert (sent.scenario, sent.version, sent.request_id, sent.rows) == ("s", "v1", "id", 2)
+    assert (sent.scenario, sent.version, sent.label) == ("s", "v1", "canary")
+    assert (sent.request_id, sent.rows) == ("id", 2)
     assert list(sent.tasks) == ["a", "b"]
     assert list(sent.context[0].ints.values) == [3]
     assert prediction.request_id == "id"
@@ -188,6 +189,22 @@ def test_an_answer_of_another_length_is_an_error(fake: tuple[FakeServer, str], c
     with pytest.raises(PredictError, match="1 scores for 2 rows") as failure:
         client.predict("s", {"x": [0.5]}, rows=2)
     assert failure.value.code is grpc.StatusCode.INTERNAL
+
+
+@pytest.mark.parametrize(("sent", "seconds"), [("40", 0.04), ("-1", None), ("soon", None), (None, None)])
+def test_the_server_s_advice_when_to_try_again(
+    fake: tuple[FakeServer, str], client: Client, sent: str | None, seconds: float | None
+) -> None:
+    def refuse(request: pb.PredictRequest, context: Any) -> None:
+        if sent is not None:
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", sent),))
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "its queue is full")
+
+    fake[0].on_predict = refuse
+    with pytest.raises(PredictError, match="its queue is full") as failure:
+        client.predict("s", {"x": [0.5]})
+    assert failure.value.retry_after == seconds
+    assert len(fake[0].requests) == 1
 
 
 def test_nobody_there() -> None:
