@@ -16,9 +16,10 @@ from typing import Any, Self
 
 import grpc
 
+from smt.serving.prediction import PredictError, from_rpc_error
 from smt.serving.protos import control_pb2 as pb
 from smt.serving.protos import control_pb2_grpc as pb_grpc
-from smt.serving.request import CHANNEL_OPTIONS, PredictError, from_rpc_error
+from smt.serving.request import CHANNEL_OPTIONS
 from smt.serving.tls import Tls, channel
 
 # Loading a large snapshot takes a while, and a command may wait for others.
