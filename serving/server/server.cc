@@ -224,7 +224,6 @@ void Server::scanned() {
     }
   }
   binaries_.prune();
-  idle_memory_.look(state_.gate.inside() == 0);
 }
 
 }  // namespace smt::server

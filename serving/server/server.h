@@ -11,7 +11,6 @@
 
 #include "binary_cache.h"
 #include "control_listener.h"
-#include "idle_memory.h"
 #include "inference_service.h"
 #include "metrics.h"
 #include "options.h"
@@ -80,7 +79,6 @@ class Server : private WatchObserver {
   Registry registry_;
   BinaryCache binaries_;
   SnapshotLoader loader_;
-  IdleMemory idle_memory_;  // only the scanning thread touches it
   RegistryWatcher watcher_;
   Scheduler scheduler_;
   SchedulingFile scheduling_;  // only the scanning thread touches it

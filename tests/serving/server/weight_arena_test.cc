@@ -18,7 +18,7 @@
 #include <thread>
 #include <vector>
 
-#include "idle_memory.h"
+#include "resident_bytes.h"
 
 namespace smt::server {
 namespace {
