@@ -60,10 +60,9 @@ _EXAMPLE = (67, 1009, 503, 401)
 _CHECKED_SHAPES = ((1, 2, 0, 2), (1, 5, 1, 2), (3, 7, 10, 4), (17, 64, 0, 3), (200, 1000, 900, 333))
 
 
-# Weights of the check: heads whose scores have this standard deviation over rows, reached in steps of 10 %.
-_SPREAD, _SPREAD_STEPS, _SPREAD_ROWS = 0.1, 100, 64
-# Their tables: a bag's few rows add up to about what one row of deviation 1 is, with which that spread is reached.
-# Larger sums drive a deep network to scores of 0 and 1, where the rounding of bf16 alone moves a score by 0.2.
+# Weights of the check: heads whose logits have this standard deviation over rows.
+_LOGIT_STD, _LOGIT_ROWS = 0.5, 64
+# Tables of the check: a bag's few rows add up to about what one row of deviation 1 is, for which logits are scaled.
 _TABLE_STD = 0.5
 
 
@@ -205,32 +204,37 @@ def example_inputs(
 
 
 def example_slab(template: Template, seed: int = 0) -> Tensor:
-    """[elements] float32: initial weights, scaled up until scores differ from row to row.
+    """[elements] float32: random weights whose scores differ from row to row, and are not near 0 or 1.
 
     A fresh network answers 0.5 to everything, give or take a thousandth: forms that compute different things would
-    agree on that. Each head's bias keeps its median score at 0.5: behind layer normalisation, the scaled logits of all
-    rows may lie on one side, and would all end at 0 or 1.
+    agree on that. One that is merely scaled up answers 0 and 1, and rounding alone moves some of its scores far. So
+    layers are drawn to keep the variance of their input, and each head's logits are scaled.
     """
-    function = serving_function(template).eval()
-    with torch.random.fork_rng(devices=[]):
+    function, slots = serving_function(template).eval(), template.slots
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        slab = function.layout.pack(dict(TemplateNet(template).named_parameters()))
-        slots = template.slots
+        net = TemplateNet(template)
+        for name, parameter in net.named_parameters():
+            if parameter.dim() > 1 and not name.startswith("interaction."):
+                parameter.normal_(0, (2 / parameter.shape[-1]) ** 0.5)
+        slab = function.layout.pack(dict(net.named_parameters()))
         features = (
-            torch.randn(_SPREAD_ROWS, slots.dim),
-            torch.randn(_SPREAD_ROWS, slots.dense),
-            torch.arange(_SPREAD_ROWS),
-            torch.arange(_SPREAD_ROWS + 1),
-            torch.randint(0, _SPREAD_ROWS, (_SPREAD_ROWS, slots.categorical)),
+            torch.randn(_LOGIT_ROWS, slots.dim, dtype=torch.float64),
+            torch.randn(_LOGIT_ROWS, slots.dense, dtype=torch.float64),
+            torch.arange(_LOGIT_ROWS),
+            torch.arange(_LOGIT_ROWS + 1),
+            torch.randint(0, _LOGIT_ROWS, (_LOGIT_ROWS, slots.categorical)),
         )
-    with torch.no_grad():
-        for _ in range(_SPREAD_STEPS):
-            scores = function(slab, *features)
-            if scores.std(dim=0).min() > _SPREAD:
-                return slab
-            function.layout.views(slab)["heads.out_bias"] -= scores.logit().median(dim=0).values
-            slab = slab * 1.1
-    raise CompileError(f"template {template.name!r}: some head answers the same whatever the features are")
+        # Before they are scaled, scores may be so near 0 or 1 that a float32 is.
+        logits = function(slab.double(), *features).logit()
+        scale = (_LOGIT_STD / logits.std(dim=0)).float()
+        if not torch.isfinite(scale).all():
+            raise CompileError(f"template {template.name!r}: some head answers the same whatever the features are")
+        weights = function.layout.views(slab)
+        weights["heads.out_weight"].mul_(scale.unsqueeze(1))
+        bias = weights["heads.out_bias"]
+        bias.copy_((bias - logits.mean(dim=0).float()) * scale)
+    return slab
 
 
 def _present(
