@@ -1,6 +1,6 @@
 """Scenarios of the serving benchmarks: R1 with its serving features, as many as wanted, each with weights of its own.
 
-    fleet = Fleet("R1", 300, Path("build/bench"))
+    fleet = Fleet(load_shape("R1").template, 300, Path("build/bench"))
     fleet.publish(Registry("/tmp/registry"))
 
 Every scenario reads 13 numbers and 26 integers that are hashed, one value each, all sent per candidate.
@@ -16,17 +16,18 @@ from typing import Any
 import torch
 
 from bench.peer_build import Problem
-from bench.shapes import TABLE_STD, Shape, load_shape, random_slab
+from bench.shapes import TABLE_STD, Shape, random_slab
 from smt.serving.binary import Weights
 from smt.serving.compile import compile_template
 from smt.serving.registry import Registry
 from smt.serving.snapshot import publish_weights
 from smt.training.model import slab_layout
+from smt.training.template import Template
 
 HASH_SIZE = 1000  # of each feature; its table has two more rows, for missing and unknown values
 TASKS = ("click", "like", "share", "follow")
 # A scenario's dense weights are those of a random network, each scaled by 1 plus a normal value of this deviation.
-_SPREAD = 0.1
+WEIGHT_SPREAD = 0.1
 
 
 def feature_spec(dense: int, categorical: int) -> dict[str, Any]:
@@ -57,34 +58,38 @@ class Fleet:
         cache: folder that outlives the run, where the compiled template is kept.
     """
 
-    shape_name: str
+    template: Template
     count: int
     cache: Path
 
-    @cached_property
+    @property
     def shape(self) -> Shape:
-        """The benchmark's template, with as many table rows as a scenario's features have."""
-        return Shape(self.shape_name, load_shape(self.shape_name).template, HASH_SIZE + 2)
+        """The template, with as many rows for each slot as its feature has."""
+        return Shape(self.template.name, self.template, HASH_SIZE + 2)
 
     @cached_property
     def names(self) -> list[str]:
         return [f"scenario_{number:03}" for number in range(self.count)]
 
     @property
+    def table_rows(self) -> int:
+        """Of one scenario, all features together."""
+        return self.template.slots.categorical * self.shape.table_rows
+
+    @property
     def weight_bytes(self) -> int:
         """Of one scenario, as published: slab and table in float32."""
-        slots = self.shape.template.slots
-        return slab_layout(self.shape.template).bytes + 4 * slots.categorical * self.shape.table_rows * slots.dim
+        slots = self.template.slots
+        return slab_layout(self.template).bytes + 4 * self.table_rows * slots.dim
 
     def weights(self) -> Iterator[Weights]:
         """Of each scenario, in order; the same in every run."""
-        slots = self.shape.template.slots
-        slab = random_slab(self.shape.template)
+        slab = random_slab(self.template)
         generator = torch.Generator().manual_seed(0)
         for _ in self.names:
-            table = torch.empty(slots.categorical * self.shape.table_rows, slots.dim)
+            table = torch.empty(self.table_rows, self.template.slots.dim)
             table.normal_(0, TABLE_STD, generator=generator)
-            yield Weights(slab * torch.empty_like(slab).normal_(1, _SPREAD, generator=generator), table)
+            yield Weights(slab * torch.empty_like(slab).normal_(1, WEIGHT_SPREAD, generator=generator), table)
 
     def problem(self) -> Problem:
         """What a peer is given: the first scenario's weights."""
@@ -96,14 +101,14 @@ class Fleet:
 
         Raises CompileError, RegistryError.
         """
-        template = self.shape.template
-        spec = feature_spec(template.slots.dense, template.slots.categorical)
+        template, slots = self.template, self.template.slots
+        spec = feature_spec(slots.dense, slots.categorical)
         compiled = Registry(self.cache / "registry")
         compile_template(template, compiled)
         folder = f"templates/{template.name}"
         assert registry.local_root is not None
         shutil.copytree(self.cache / "registry" / folder, registry.local_root / folder)
         for number, (name, weights) in enumerate(zip(self.names, self.weights(), strict=True)):
-            publish_weights(registry, template, name, TASKS, spec, weights)
+            publish_weights(registry, template, name, TASKS[: template.tasks], spec, weights)
             if progress is not None:
                 progress(number)

@@ -285,9 +285,7 @@ def main() -> None:
         registry = census.trained_registry(CACHE / "census", census.SCENARIOS, epochs=None)
     bench.measure_quality(registry)
     complete = bench.write(arguments.json)
-    for target in bench.result.targets:
-        verdict = "met   " if target["met"] else "MISSED"
-        print(f"{verdict} {target['id']}: {target['value']} {target['op']} {target['target']}")
+    bench.result.print_targets()
     sys.exit(0 if complete else 1)
 
 

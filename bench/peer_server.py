@@ -164,7 +164,7 @@ class TritonServer:
         shutil.copy2(stub / "triton_python_backend_stub", backend)
         graph = self._scratch / "graph.xml"
         with quiet():
-            model = openvino_model(onnx_graph(self._problem, ArtefactCache(self._folder)), self._problem)
+            model = openvino_model(onnx_graph(self._problem, ArtefactCache(self._folder)), self._problem.table)
         openvino.save_model(model, str(graph), compress_to_fp16=False)
         for name, setup in self.models.items():
             folder = self._scratch / "models" / name

@@ -117,7 +117,7 @@ class OnnxRuntimeEngine:
         return self._output
 
 
-def openvino_model(graph: Path, problem: Problem) -> Any:
+def openvino_model(graph: Path | bytes, table: Tensor) -> Any:
     """The ONNX graph as an openvino.Model of (dense [rows, D] float32, ids [rows, S] int32), rows dynamic.
 
     The table is a constant: as an input it would be converted to bf16 in every call.
@@ -126,9 +126,9 @@ def openvino_model(graph: Path, problem: Problem) -> Any:
     from openvino import opset13, preprocess
 
     core: Any = openvino.Core()
-    model: Any = core.read_model(str(graph))
+    model: Any = core.read_model(graph if isinstance(graph, bytes) else str(graph))
     parameter = model.input(INPUTS[0]).node
-    parameter.output(0).replace(opset13.constant(problem.table.numpy(), shared_memory=True).output(0))
+    parameter.output(0).replace(opset13.constant(table.numpy(), shared_memory=True).output(0))
     model.remove_parameter(parameter)
     steps: Any = preprocess.PrePostProcessor(model)
     steps.input("ids").tensor().set_element_type(openvino.Type.i32)  # what it computes with
@@ -149,7 +149,7 @@ class OpenVinoEngine:
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bf16" and "BF16" not in capabilities:
             raise RuntimeError(f"OpenVINO finds no bf16 instructions on this CPU (it has {', '.join(capabilities)})")
-        model = openvino_model(graph, problem)
+        model = openvino_model(graph, problem.table)
         if rows is not None:
             slots = problem.shape.template.slots
             model.reshape({"dense": [rows, slots.dense], "ids": [rows, slots.categorical]})

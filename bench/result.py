@@ -75,6 +75,12 @@ class Result:
         self.targets.append({"id": id, "what": what, "value": value, "op": op, "target": target, "met": met})
         return met
 
+    def print_targets(self) -> None:
+        """One line for each target."""
+        for target in self.targets:
+            verdict = "met   " if target["met"] else "MISSED"
+            print(f"{verdict} {target['id']}: {target['value']} {target['op']} {target['target']}")
+
     def write(self, path: Path) -> dict[str, Any]:
         """Writes the file, creating its folder, and returns the object."""
         content = {
