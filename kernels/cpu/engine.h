@@ -167,14 +167,16 @@ Status run_rows(const Program& program, const Inputs& in, int64_t first, int64_t
             .half = sizeof(typename P::Act) == 2};
   clear_padding(t);
   TileCursor cursor{.in = in, .last = last, .capacity = capacity};
+  const std::byte* warm = in.warm;
   for (cursor.start(first); !cursor.done();) {
     t.slot = in.arena + cursor.slot * in.slot_bytes;
     t.pool_base = base_of(cursor.slot);
     t.first = cursor.first();
     t.rows = cursor.rows();
     t.follows = cursor.tile > 0;
-    // Weights that one tile of a call of many scenarios reads are in no cache yet.
-    t.stream = program.streams || (cursor.tiles == 1 && cursor.run_end - cursor.run_first < last - first);
+    // The first tile of another scenario than this thread computed last finds its weights in no cache near by.
+    t.stream = program.streams || (cursor.tile == 0 && t.slot != warm);
+    warm = t.slot;
     if (ahead.next < t.first * slots) ahead.next = t.first * slots;
     ahead.pool_base = t.pool_base;
     ahead.up_to((t.first + t.rows) * slots);  // what is left of this tile: all of the first one

@@ -55,7 +55,11 @@ void execute(const CompiledProgram& compiled, const Kernels& kernels, const Inpu
   const Program& program = compiled.program();
   int64_t rows = tile_rows(program, kernels, last - first);
   std::byte* scratch = thread_scratch(kernels.scratch_bytes(program, rows));
-  if (kernels.run(program, in, first, last, rows, scratch) == Status::kIdOutside) {
+  thread_local const std::byte* warm = nullptr;
+  Inputs call = in;
+  call.warm = warm;
+  warm = in.arena + in.block_slot[(last - 1) / kRowBlock] * in.slot_bytes;
+  if (kernels.run(program, call, first, last, rows, scratch) == Status::kIdOutside) {
     throw std::out_of_range("ids: an id lies outside the scenario's table, or its table outside the pool of " +
                             std::to_string(in.pool_rows) + " rows");
   }

@@ -142,6 +142,8 @@ struct Inputs {
   const int64_t* offsets;    // [bags + 1]
   const int64_t* bag_index;  // [rows, slots]
   float* out;                // [rows, outputs]
+  // The slot whose weights this thread read last, and which its caches may still hold; null: none.
+  const std::byte* warm;
 };
 
 }  // namespace smt::cpu
