@@ -1,6 +1,7 @@
 #include "reserved_memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdint>
@@ -10,7 +11,7 @@
 namespace smt::server {
 namespace {
 
-size_t round_up(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
+size_t round_up(size_t bytes, size_t unit = kHugePage) { return (bytes + unit - 1) / unit * unit; }
 
 [[noreturn]] void fail(int error, const std::string& what) {
   throw std::system_error(error, std::generic_category(), what);
@@ -31,7 +32,6 @@ ReservedMemory::ReservedMemory(size_t bytes) : bytes_(round_up(bytes)) {
   }
   mapping_ = static_cast<std::byte*>(memory);
   data_ = mapping_ + (kHugePage - reinterpret_cast<uintptr_t>(mapping_) % kHugePage) % kHugePage;
-  madvise(data_, bytes_, MADV_NOHUGEPAGE);  // also where the system gives huge pages unasked
 }
 
 ReservedMemory::~ReservedMemory() { munmap(mapping_, mapped_); }
@@ -42,14 +42,15 @@ void ReservedMemory::grow(size_t end) {
   if (mprotect(data_ + accessible_, more - accessible_, PROT_READ | PROT_WRITE) != 0) {
     fail(errno, "cannot use " + std::to_string(more - accessible_) + " further bytes of memory");
   }
+  // From the start, so that it stays one mapping. Advice only.
+  madvise(data_, more, MADV_HUGEPAGE);
   accessible_ = more;
 }
 
-void ReservedMemory::prefer_huge_pages(size_t begin, size_t end, bool prefer) {
-  if (begin < end) madvise(data_ + begin, end - begin, prefer ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-}
-
 void ReservedMemory::give_back(size_t begin, size_t end) {
+  static const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  begin = round_up(begin, page);
+  end = end / page * page;
   if (begin < end) madvise(data_ + begin, end - begin, MADV_DONTNEED);
 }
 

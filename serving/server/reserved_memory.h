@@ -8,10 +8,12 @@ namespace smt::server {
 
 inline constexpr size_t kHugePage = size_t{2} << 20;
 
-// Owns [data(), data() + bytes()), aligned to kHugePage. Of it, [0, accessible()) may be read and written: zeros until
-// written, in small pages unless prefer_huge_pages() asks for more. What was made accessible stays so, because code
-// that checks a position against that bound may run at any moment; only its pages go back to the system. grow() wants
-// to be alone; advice and giving back may come from several threads at once, for ranges that nobody uses.
+// Owns [data(), data() + bytes()), aligned to kHugePage. Of it, [0, accessible()), whole huge pages, may be read and
+// written: zeros until written, and resident by the huge page where the kernel has some. What was made accessible stays
+// so, because code that checks a position against that bound may run at any moment; only its pages go back to the
+// system.
+//
+// grow() wants to be alone; give_back() may be called by several threads at once, for ranges that nobody uses.
 class ReservedMemory {
  public:
   // Throws std::system_error: no such range of addresses is free, or a limit (ulimit -v) forbids it.
@@ -28,12 +30,8 @@ class ReservedMemory {
   // memory.
   void grow(size_t end);
 
-  // Advice for the pages of [begin, end), both multiples of the page size: back them by huge pages where the kernel has
-  // some, or no longer. Within one huge page, memory that nobody wrote to may become resident.
-  void prefer_huge_pages(size_t begin, size_t end, bool prefer);
-
-  // Gives the pages of [begin, end) back to the system, both multiples of the page size: it holds zeros then, or, where
-  // the system refuses (locked memory), what it held.
+  // Gives the pages that lie wholly inside [begin, end) back to the system: they hold zeros then, or, where the system
+  // refuses (locked memory), what they held.
   void give_back(size_t begin, size_t end);
 
  private:

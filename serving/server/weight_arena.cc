@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <string>
 #include <system_error>
@@ -15,15 +16,8 @@
 namespace smt::server {
 namespace {
 
-constexpr int64_t kSlotAlignment = 64;
-constexpr int64_t kHuge = static_cast<int64_t>(kHugePage);
+constexpr int64_t kAlignment = 64;  // what the op wants of slots; a cache line
 
-int64_t page() {
-  static const int64_t bytes = sysconf(_SC_PAGESIZE);
-  return bytes;
-}
-
-int64_t round_down(int64_t value, int64_t unit) { return value / unit * unit; }
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 // The number of bytes, or the largest number if it is none: a reservation of that size fails.
@@ -58,16 +52,16 @@ int64_t ArenaBounds::default_pool_bytes() {
 #else
   constexpr int64_t kMost = int64_t{1} << 40;
 #endif
-  return std::min(kMost, product(2 * page(), std::max(sysconf(_SC_PHYS_PAGES), 1L)));
+  return 2 * std::min(kMost / 2, product(sysconf(_SC_PAGESIZE), std::max(sysconf(_SC_PHYS_PAGES), 1L)));
 }
 
 WeightArena::WeightArena(int64_t slot_bytes, int64_t dim, const ArenaBounds& bounds) try
-    : slot_bytes_(checked("slot_bytes", slot_bytes, kSlotAlignment)),
+    : slot_bytes_(checked("slot_bytes", slot_bytes, kAlignment)),
       dim_(checked("dim", dim)),
       row_bytes_(product(dim, sizeof(float))),
-      granule_(std::lcm(page(), row_bytes_)),
+      granule_(std::lcm(kAlignment, row_bytes_)),
       slots_(static_cast<size_t>(product(slot_bytes, checked("slots", bounds.slots)))),
-      pool_(static_cast<size_t>(round_up(checked("pool_bytes", bounds.pool_bytes), page()))),
+      pool_(static_cast<size_t>(checked("pool_bytes", bounds.pool_bytes))),
       taken_(static_cast<size_t>(bounds.slots)),
       pool_base_(static_cast<size_t>(bounds.slots)) {
 } catch (const std::system_error& error) {
@@ -127,54 +121,52 @@ int32_t WeightArena::take(int64_t table_rows) {
   tables_.emplace(begin, bytes);
   taken_[at(slot)] = true;
   pool_base_[at(slot)] = begin / row_bytes_;
-  if (slot >= slot_count_.load(std::memory_order_relaxed)) {
-    // Whole, also beyond the slot: the next ones fill the rest.
-    slots_.prefer_huge_pages(0, slots_.accessible(), true);
-    slot_count_.store(slot + 1, std::memory_order_relaxed);
-  }
+  if (slot >= slot_count_.load(std::memory_order_relaxed)) slot_count_.store(slot + 1, std::memory_order_relaxed);
   int64_t rows = (begin + bytes) / row_bytes_;
   if (rows > pool_rows_.load(std::memory_order_relaxed)) pool_rows_.store(rows, std::memory_order_relaxed);
-  advise(begin, bytes, true);
   mark_free(this->slot(slot), slot_bytes_, false);
   mark_free(table(slot), bytes, false);
   return slot;
 }
 
-// Only huge pages that the table fills: memory that nobody uses would become resident with others.
-void WeightArena::advise(int64_t begin, int64_t bytes, bool huge) {
-  pool_.prefer_huge_pages(static_cast<size_t>(round_up(begin, kHuge)),
-                          static_cast<size_t>(round_down(begin + bytes, kHuge)), huge);
-}
-
 void WeightArena::free(int32_t slot) noexcept {
-  int64_t begin = 0;
+  int64_t begin = pool_base_[at(slot)] * row_bytes_;
   int64_t bytes = 0;
   {
     std::lock_guard lock(mutex_);
-    begin = pool_base_[at(slot)] * row_bytes_;
     bytes = tables_.find(begin)->second;
   }
-  // The range is taken still, so nobody else has a use for it: a large one needs a while, which others do not wait for.
   mark_free(this->slot(slot), slot_bytes_, true);
   mark_free(table(slot), bytes, true);
-  pool_.give_back(static_cast<size_t>(begin), static_cast<size_t>(round_up(begin + bytes, page())));
-  advise(begin, bytes, false);
+  // Its range is taken still, so nobody else has a use for it: a large one takes a while, which others do not wait for.
+  pool_.give_back(static_cast<size_t>(begin), static_cast<size_t>(begin + bytes));
   std::lock_guard lock(mutex_);
   tables_.erase(begin);
   taken_[at(slot)] = false;
+  give_back_table(begin);
   give_back_slot(slot);
 }
 
-// All pages between the taken slots around it: one that several share goes with the last of them, and what a huge page
-// brought in beyond the last slot goes too.
+// Up to the neighbours that are in use, or to the end of what is accessible: a page that several shared goes with the
+// last of them, and what a huge page brought in beyond the last one goes too.
 void WeightArena::give_back_slot(int32_t slot) {
   int64_t first = slot;
   while (first > 0 && !taken_[static_cast<size_t>(first - 1)]) --first;
   auto next = std::find(taken_.begin() + slot, taken_.end(), true);
-  int64_t end = next == taken_.end() ? static_cast<int64_t>(slots_.accessible())
-                                     : round_down((next - taken_.begin()) * slot_bytes_, page());
-  int64_t begin = round_up(first * slot_bytes_, page());
-  if (begin < end) slots_.give_back(static_cast<size_t>(begin), static_cast<size_t>(end));
+  bool last = next == taken_.end();
+  int64_t end = (next - taken_.begin()) * slot_bytes_;
+  slots_.give_back(static_cast<size_t>(first * slot_bytes_), last ? slots_.accessible() : static_cast<size_t>(end));
+}
+
+void WeightArena::give_back_table(int64_t begin) {
+  auto next = tables_.upper_bound(begin);
+  int64_t first = 0;
+  if (next != tables_.begin()) {
+    auto before = std::prev(next);
+    first = before->first + before->second;
+  }
+  bool last = next == tables_.end();
+  pool_.give_back(static_cast<size_t>(first), last ? pool_.accessible() : static_cast<size_t>(next->first));
 }
 
 WeightSlot::WeightSlot(std::shared_ptr<WeightArena> arena, int64_t table_rows)

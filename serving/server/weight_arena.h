@@ -35,11 +35,11 @@ struct ArenaBounds {
 
 class WeightSlot;
 
-// Memory: a slot's and a table's pages are given back to the system when it is freed, but for those that hold a part of
-// a neighbour. Slots lie densely, lowest number first, and share huge pages; of tables, the parts that fill whole huge
-// pages lie in such ones, and every table begins at a page of its own. So what is resident exceeds what is in use by
-// less than one huge page for the slots together, one small page for each table, and the freed slots among taken ones,
-// which are few and refilled first (the kernel may put a huge page over them).
+// Memory: slots and tables each lie densely, side by side, so that they share huge pages (of small ones, streaming the
+// weights and gathering the rows of many scenarios misses the TLB all the time: 5 to 15 % of a call). Freed ones go
+// back to the system by the page, a page that neighbours share with the last of them. So what is resident exceeds what
+// is in use by less than two huge pages in all, plus what the kernel, in time, puts over freed places among taken ones:
+// these are taken again first.
 //
 // Threads: slots are taken and freed by any thread, under a lock. What they hold is not locked: the owner of a
 // WeightSlot writes it before it shows it to other threads (by publishing a snapshot), and thereafter everyone only
@@ -76,8 +76,8 @@ class WeightArena {
 
   int32_t free_slot() const;               // mutex_ is held; throws ArenaError
   int64_t first_gap(int64_t bytes) const;  // mutex_ is held; begin in bytes; throws ArenaError
-  void advise(int64_t begin, int64_t bytes, bool huge);
-  void give_back_slot(int32_t slot);  // mutex_ is held
+  void give_back_slot(int32_t slot);       // mutex_ is held; the pages of the free slots around it
+  void give_back_table(int64_t begin);     // mutex_ is held; those of the gap around it
   std::byte* slot(int32_t index) const { return slots_.data() + index * slot_bytes_; }
   float* table(int32_t index) const { return reinterpret_cast<float*>(pool_.data()) + pool_base_[at(index)] * dim_; }
   static size_t at(int32_t index) { return static_cast<size_t>(index); }
@@ -85,10 +85,10 @@ class WeightArena {
   const int64_t slot_bytes_;
   const int64_t dim_;
   const int64_t row_bytes_;
-  const int64_t granule_;  // tables begin at multiples of it: the least that is both whole pages and whole rows
+  const int64_t granule_;  // tables begin at multiples of it: whole rows and whole cache lines
 
-  // Guards the bookkeeping below and the reservations' bounds. Held for system calls on page tables (a freed slot's
-  // pages), never for copies; a freed table's pages are returned outside it.
+  // Guards the bookkeeping below and the reservations' bounds. Held for system calls on page tables, never for copies;
+  // a large table is given back before it is taken.
   mutable std::mutex mutex_;
   ReservedMemory slots_;
   ReservedMemory pool_;
@@ -120,7 +120,7 @@ class WeightSlot {
   int64_t table_rows() const { return table_rows_; }
   std::span<std::byte> packed() { return packed_; }  // [slot_bytes], 64-byte aligned
   std::span<const std::byte> packed() const { return packed_; }
-  std::span<float> table() { return table_; }  // [table_rows, dim], row-major, page-aligned
+  std::span<float> table() { return table_; }  // [table_rows, dim], row-major, 64-byte aligned
   std::span<const float> table() const { return table_; }
   int64_t bytes() const { return static_cast<int64_t>(packed_.size_bytes() + table_.size_bytes()); }
 
