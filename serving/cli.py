@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from smt.serving.commands import control, loadgen, model, quality, registry, run
+from smt.serving.commands import capacity, control, loadgen, model, quality, registry, run
 from smt.serving.commands.output import exit_code_of, message_of, print_error
 
 _HELP = """
@@ -82,6 +82,7 @@ app.command("status", rich_help_panel=_SERVING)(run.status)
 app.add_typer(control.app, name="control", rich_help_panel=_SERVING)
 app.command("score", rich_help_panel=_SERVING)(quality.score)
 app.command("loadgen", rich_help_panel=_MEASURING)(loadgen.loadgen)
+app.add_typer(capacity.app, name="bench", rich_help_panel=_MEASURING)
 
 
 @app.callback(invoke_without_command=True)

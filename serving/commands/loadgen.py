@@ -28,6 +28,7 @@ from smt.serving.commands.traffic import (
     DeadlineOption,
     InputOption,
     PayloadsOption,
+    PlotOption,
     RowsOption,
     ScenarioOption,
     SecondsOption,
@@ -36,6 +37,7 @@ from smt.serving.commands.traffic import (
     ThreadsOption,
     Traffic,
     WarmUpOption,
+    check_plot,
     deadlines,
     scenario_mix,
 )
@@ -112,7 +114,7 @@ def loadgen(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the result, histograms included, as JSON.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw latency by percentile: .png, .svg or .pdf.")] = None,
+    plot: PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Put load on a server and measure what it answers.
@@ -195,8 +197,7 @@ def _check(closed: int | None, rate: float | None, replay: Path | None, data: Pa
         raise CommandError(f"{named[0]} and {named[1]}: a run has one pace; give one of them", WRONG_INPUT)
     if replay is not None and data is not None:
         raise CommandError("--data: the rows of a replay are in its own file; leave it out", WRONG_INPUT)
-    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
-        raise CommandError(f"--plot {plot}: expected a name that ends in .png, .svg or .pdf", WRONG_INPUT)
+    check_plot(plot)
 
 
 def _write(result: LoadResult, source: Source, target: str, output: Path | None, plot: Path | None) -> None:

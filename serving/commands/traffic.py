@@ -83,6 +83,9 @@ ConnectionsOption = Annotated[
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Its threads.", rich_help_panel=_GENERATOR)]
 
 
+PlotOption = Annotated[Path | None, typer.Option("--plot", help="Draw it: .png, .svg or .pdf.", metavar="FILE")]
+
+
 @dataclass(frozen=True)
 class Traffic:
     """The calls that the options describe."""
@@ -171,3 +174,8 @@ def deadlines(text: str | None) -> list[Timeout]:
     if text is None:
         return []
     return [Timeout(value / 1e3, share) for value, share in shares("--deadline-ms", text).items()]
+
+
+def check_plot(plot: Path | None) -> None:
+    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
+        raise CommandError(f"--plot {plot}: expected a name that ends in .png, .svg or .pdf", WRONG_INPUT)

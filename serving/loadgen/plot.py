@@ -1,4 +1,5 @@
-"""Latency by percentile, as HDR histograms are drawn: each step to the right has ten times fewer calls beyond it."""
+"""Plots: latency by percentile, as HDR histograms are drawn (each step to the right has ten times fewer calls beyond
+it), and latency by rate."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import numpy as np
 from smt.serving.loadgen.histogram import Histogram
 
 if TYPE_CHECKING:
+    from smt.serving.loadgen.capacity import Capacity, Slo
     from smt.serving.loadgen.result import LoadResult
 
 _MOST_LINES = 8
@@ -30,6 +32,29 @@ def plot_latency(path: Path, result: LoadResult, title: str) -> None:
         if histogram.count:
             draw(axes, name, histogram)
     finish(axes)
+    figure.savefig(path, dpi=150)
+
+
+def plot_capacity(path: Path, capacity: Capacity, slo: Slo, title: str) -> None:
+    """Draws latency against the rate offered, and where the promise was kept."""
+    figure, axes = new_figure(title)
+    points = sorted(capacity.points, key=lambda point: point.rate)
+    for name, values in (("p50", [p.p50_ms for p in points]), ("p99", [p.p99_ms for p in points])):
+        found = [(point.rate, value) for point, value in zip(points, values, strict=True) if value is not None]
+        if found:
+            axes.plot(*zip(*found, strict=True), label=name, linewidth=1.2)
+    for met, marker, label in ((True, "o", "kept"), (False, "x", "missed")):
+        found = [(p.rate, p.p99_ms) for p in points if p.met is met and p.p99_ms is not None]
+        if found:
+            axes.scatter(*zip(*found, strict=True), marker=marker, label=label, color="C1", zorder=3)
+    axes.axhline(slo.p99_ms, linestyle="--", color="gray", label=f"p99 {slo.p99_ms:g} ms")
+    if capacity.best is not None:
+        axes.axvline(capacity.best.rate, linestyle=":", color="gray", label=f"{capacity.best.rate:,.4g} calls/s")
+    axes.set_yscale("log")
+    axes.set_xlabel("offered, calls/s")
+    axes.set_ylabel("latency, ms")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)
 
 

@@ -13,6 +13,7 @@
 #include "connections.h"
 #include "grpc/health/v1/health.pb.h"
 #include "log.h"
+#include "process_metrics.h"
 
 namespace smt::server {
 namespace {
@@ -97,6 +98,8 @@ Server::Server(const Options& options, std::stop_source stop)
     cannot_listen("--metrics-port", http_host, options_.metrics_port, error.what());
   }
   exposer_->RegisterCollectable(collectable_);
+  process_metrics_ = process_metrics();
+  exposer_->RegisterCollectable(process_metrics_);
   metrics_port_ = exposer_->GetListeningPorts().at(0);
 
   grpc::EnableDefaultHealthCheckService(true);

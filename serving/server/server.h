@@ -88,6 +88,7 @@ class Server : private WatchObserver {
   InferenceServiceImpl inference_service_;
   std::shared_ptr<TlsCredentials> tls_;  // null: no TLS
   std::shared_ptr<prometheus::Collectable> collectable_;
+  std::shared_ptr<prometheus::Collectable> process_metrics_;
   std::unique_ptr<prometheus::Exposer> exposer_;
   std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<ControlListener> control_;  // null: not asked for

@@ -34,7 +34,10 @@ COMMANDS = [
     "control",
     "score",
     "loadgen",
+    "bench",
 ]
+GROUPS = ("registry", "control", "bench")
+GROUPED = ("registry ls", "registry verify", "registry use", "bench capacity")
 CONTROL = [f"control {verb}" for verb in ("load", "unload", "rollback", "unpin", "status", "drain", "log-level")]
 NOWHERE = "127.0.0.1:1"
 
@@ -58,12 +61,12 @@ def test_help_teaches() -> None:
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "registry ls", "registry verify", "registry use", *CONTROL])
+@pytest.mark.parametrize("command", [*COMMANDS, *GROUPED, *CONTROL])
 def test_every_command_has_help_with_an_example(command: str) -> None:
     result = invoke(*command.split(), "--help")
     assert result.exit_code == 0
-    assert command in ("registry", "control") or f"Example: smt {command}" in result.stdout
-    if command not in ("registry", "control", "serve"):
+    assert command in GROUPS or f"Example: smt {command}" in result.stdout
+    if command not in (*GROUPS, "serve"):
         assert "--json" in result.stdout
 
 
@@ -129,6 +132,9 @@ def test_version() -> None:
         (["loadgen", NOWHERE, "-s", "feed", "--deadline-ms", "-1"], 2, "--deadline-ms: found '-1'"),
         (["loadgen", NOWHERE, "-s", "feed", "--plot", "a.txt"], 2, "expected a name that ends in .png"),
         (["loadgen", NOWHERE, "-s", "feed", "--tls-ca", "{tmp}/no.pem"], 2, "{tmp}/no.pem: No such file"),
+        (["bench", "capacity", NOWHERE, "-s", "feed"], 1, f"cannot reach {NOWHERE}"),
+        (["bench", "capacity", NOWHERE, "-s", "feed", "--plot", "a.gif"], 2, "expected a name that ends in .png"),
+        (["bench", "nonsense"], 2, "No such command 'nonsense'"),
         (["nonsense"], 2, "No such command 'nonsense'"),
         (["new-scenario", "Bad!", "-t", "{tmp}/template.yaml", "-d", "{tmp}"], 2, "'Bad!'"),
         (["new-scenario", "good", "-t", "{tmp}/template.yaml", "-d", "{tmp}/no"], 2, "{tmp}/no: found no such file"),
@@ -141,7 +147,7 @@ def test_errors(tmp_path: Path, arguments: list[str], status: int, message: str)
     (tmp_path / "rows.csv").write_text("x\n1\n")
     (tmp_path / "d.csv").mkdir()
     words = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
-    for extra in ([], ["--json"]) if arguments[0] not in ("serve", "nonsense") else ([],):
+    for extra in ([], ["--json"]) if arguments[-1] != "nonsense" and arguments[0] != "serve" else ([],):
         result = invoke(*words, *extra)
         assert result.exit_code == status, result.output
         assert isinstance(result.exception, SystemExit)
