@@ -16,19 +16,23 @@ inline grpc::ServerUnaryReactor* answered(grpc::CallbackServerContext* context, 
 }
 
 // The raw (ByteBuffer) form of such a method: `fill` makes the response, and its status. A message that does not parse
-// becomes INVALID_ARGUMENT, as in Predict; gRPC's own path says UNIMPLEMENTED.
+// is INVALID_ARGUMENT, as in Predict; gRPC's own path says UNIMPLEMENTED.
 template <typename Request, typename Response, typename Fill>
-grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const grpc::ByteBuffer& in,
-                                 grpc::ByteBuffer& out, Fill fill) {
+grpc::Status run_raw(const grpc::ByteBuffer& in, grpc::ByteBuffer& out, Fill fill) {
   Request request;
   if (std::string error = parse_message(in, request); !error.empty()) {
-    return answered(context, grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, shortened(error)));
+    return {grpc::StatusCode::INVALID_ARGUMENT, shortened(error)};
   }
   Response response;
   grpc::Status status = fill(request, response);
   bool own_buffer = false;
-  if (status.ok()) status = grpc::SerializationTraits<Response>::Serialize(response, &out, &own_buffer);
-  return answered(context, status);
+  return status.ok() ? grpc::SerializationTraits<Response>::Serialize(response, &out, &own_buffer) : status;
+}
+
+template <typename Request, typename Response, typename Fill>
+grpc::ServerUnaryReactor* answer(grpc::CallbackServerContext* context, const grpc::ByteBuffer& in,
+                                 grpc::ByteBuffer& out, Fill fill) {
+  return answered(context, run_raw<Request, Response>(in, out, fill));
 }
 
 }  // namespace smt::server

@@ -18,20 +18,74 @@ using Context = grpc::CallbackServerContext*;
 using Bytes = grpc::ByteBuffer*;
 using grpc::Status;
 
-// Loading and unloading is for operators, on a listener of their own.
-Status denied(const std::string& method) {
-  return {grpc::StatusCode::PERMISSION_DENIED,
-          method + ": not on the data port; call it on the server's control listener"};
+Status denied(const char* method, const char* where) {
+  return {grpc::StatusCode::PERMISSION_DENIED, std::string(method) + ": not here; call it on " + where};
+}
+
+constexpr const char* kControl = "the server's control listener (--control-port)";
+constexpr const char* kData = "the server's data port (--port)";
+
+using Parameters = google::protobuf::Map<std::string, inference::ModelRepositoryParameter>;
+
+// What is wrong with the parameters of a repository method that knows one of the name `known`; empty: nothing.
+std::string check(const Parameters& parameters, std::string_view known) {
+  for (const auto& [name, value] : parameters) {
+    if (name != known) return "parameter " + quote(name) + ": not supported; a model is served as it was published";
+  }
+  return "";
+}
+
+// A stream that ends before it begins.
+class EndedStream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  explicit EndedStream(const Status& status) { Finish(status); }
+  void OnDone() override { delete this; }
+};
+
+// A method that changes the repository, on the control listener; `known` is the parameter that it may have.
+template <typename Request, typename Response>
+Reactor change(ControlPlane* plane, Context context, const char* method, CommandVerb verb, const grpc::ByteBuffer& in,
+               Bytes out, std::string_view known) {
+  if (plane == nullptr) return answered(context, denied(method, kControl));
+  auto* call = new ControlCall(*plane, *context, method);
+  if (!call->admitted()) return call;
+  Request request;
+  std::string error = parse_message(in, request);
+  if (error.empty()) error = check(request.parameters(), known);
+  std::string version;
+  if (verb == CommandVerb::kLoad && request.parameters().contains("version")) {
+    version = request.parameters().at("version").string_param();
+    if (error.empty() && version.empty()) error = "parameter 'version': expected a string_param that is not empty";
+  }
+  call->about(request.model_name(), version);
+  if (!error.empty()) {
+    call->answer({grpc::StatusCode::INVALID_ARGUMENT, shortened(error)});
+  } else {
+    call->command(verb, [out] {
+      bool own_buffer = false;
+      return grpc::SerializationTraits<Response>::Serialize(Response(), out, &own_buffer);
+    });
+  }
+  return call;
 }
 
 }  // namespace
+
+template <typename Request, typename Response, typename Fill>
+Reactor InferenceServiceImpl::respond(Context context, const char* method, const grpc::ByteBuffer& in,
+                                      grpc::ByteBuffer& out, Fill fill) {
+  if (plane_ == nullptr) return answer<Request, Response>(context, in, out, fill);
+  auto* call = new ControlCall(*plane_, *context, method);
+  if (call->admitted()) call->answer(run_raw<Request, Response>(in, out, fill));
+  return call;
+}
 
 Reactor InferenceServiceImpl::ServerLive(Context context, const grpc::ByteBuffer* in, Bytes out) {
   auto fill = [](const inference::ServerLiveRequest&, inference::ServerLiveResponse& response) {
     response.set_live(true);
     return Status::OK;
   };
-  return answer<inference::ServerLiveRequest, inference::ServerLiveResponse>(context, *in, *out, fill);
+  return respond<inference::ServerLiveRequest, inference::ServerLiveResponse>(context, "ServerLive", *in, *out, fill);
 }
 
 Reactor InferenceServiceImpl::ServerReady(Context context, const grpc::ByteBuffer* in, Bytes out) {
@@ -39,7 +93,8 @@ Reactor InferenceServiceImpl::ServerReady(Context context, const grpc::ByteBuffe
     response.set_ready(ready());
     return Status::OK;
   };
-  return answer<inference::ServerReadyRequest, inference::ServerReadyResponse>(context, *in, *out, fill);
+  return respond<inference::ServerReadyRequest, inference::ServerReadyResponse>(context, "ServerReady", *in, *out,
+                                                                                fill);
 }
 
 Reactor InferenceServiceImpl::ModelReady(Context context, const grpc::ByteBuffer* in, Bytes out) {
@@ -48,10 +103,11 @@ Reactor InferenceServiceImpl::ModelReady(Context context, const grpc::ByteBuffer
     response.set_ready(ready() && find(request.name(), request.version(), ignored) != nullptr);
     return Status::OK;
   };
-  return answer<inference::ModelReadyRequest, inference::ModelReadyResponse>(context, *in, *out, fill);
+  return respond<inference::ModelReadyRequest, inference::ModelReadyResponse>(context, "ModelReady", *in, *out, fill);
 }
 
 Reactor InferenceServiceImpl::ModelInfer(Context context, const grpc::ByteBuffer* in, Bytes out) {
+  if (plane_ != nullptr) return answered(context, denied("ModelInfer", kData));
   // Deletes itself in OnDone(), which gRPC calls only after this function has returned the reactor.
   auto* call = new InferCall<UnaryCall>(state_, *context, *in, *out);
   call->begin();
@@ -59,6 +115,7 @@ Reactor InferenceServiceImpl::ModelInfer(Context context, const grpc::ByteBuffer
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* InferenceServiceImpl::ModelStreamInfer(Context context) {
+  if (plane_ != nullptr) return new EndedStream(denied("ModelStreamInfer", kData));
   return new InferStream(state_, *context);
 }
 
@@ -67,7 +124,8 @@ Reactor InferenceServiceImpl::ServerMetadata(Context context, const grpc::ByteBu
     fill(response);
     return Status::OK;
   };
-  return answer<inference::ServerMetadataRequest, inference::ServerMetadataResponse>(context, *in, *out, make);
+  return respond<inference::ServerMetadataRequest, inference::ServerMetadataResponse>(context, "ServerMetadata", *in,
+                                                                                      *out, make);
 }
 
 Reactor InferenceServiceImpl::ModelMetadata(Context context, const grpc::ByteBuffer* in, Bytes out) {
@@ -76,7 +134,8 @@ Reactor InferenceServiceImpl::ModelMetadata(Context context, const grpc::ByteBuf
     if (auto snapshot = find(request.name(), request.version(), status)) fill(*snapshot, response);
     return status;
   };
-  return answer<inference::ModelMetadataRequest, inference::ModelMetadataResponse>(context, *in, *out, make);
+  return respond<inference::ModelMetadataRequest, inference::ModelMetadataResponse>(context, "ModelMetadata", *in, *out,
+                                                                                    make);
 }
 
 Reactor InferenceServiceImpl::ModelConfig(Context context, const grpc::ByteBuffer* in, Bytes out) {
@@ -85,14 +144,16 @@ Reactor InferenceServiceImpl::ModelConfig(Context context, const grpc::ByteBuffe
     if (auto snapshot = find(request.name(), request.version(), status)) fill(*snapshot, *response.mutable_config());
     return status;
   };
-  return answer<inference::ModelConfigRequest, inference::ModelConfigResponse>(context, *in, *out, make);
+  return respond<inference::ModelConfigRequest, inference::ModelConfigResponse>(context, "ModelConfig", *in, *out,
+                                                                                make);
 }
 
 Reactor InferenceServiceImpl::ModelStatistics(Context context, const grpc::ByteBuffer* in, Bytes out) {
   auto make = [this](const inference::ModelStatisticsRequest& request, inference::ModelStatisticsResponse& response) {
     return statistics(request, response);
   };
-  return answer<inference::ModelStatisticsRequest, inference::ModelStatisticsResponse>(context, *in, *out, make);
+  return respond<inference::ModelStatisticsRequest, inference::ModelStatisticsResponse>(context, "ModelStatistics", *in,
+                                                                                        *out, make);
 }
 
 Reactor InferenceServiceImpl::RepositoryIndex(Context context, const grpc::ByteBuffer* in, Bytes out) {
@@ -100,15 +161,19 @@ Reactor InferenceServiceImpl::RepositoryIndex(Context context, const grpc::ByteB
     fill(state_.store.list(), request.ready(), response);
     return Status::OK;
   };
-  return answer<inference::RepositoryIndexRequest, inference::RepositoryIndexResponse>(context, *in, *out, make);
+  return respond<inference::RepositoryIndexRequest, inference::RepositoryIndexResponse>(context, "RepositoryIndex", *in,
+                                                                                        *out, make);
 }
 
-Reactor InferenceServiceImpl::RepositoryModelLoad(Context context, const grpc::ByteBuffer*, Bytes) {
-  return answered(context, denied("RepositoryModelLoad"));
+Reactor InferenceServiceImpl::RepositoryModelLoad(Context context, const grpc::ByteBuffer* in, Bytes out) {
+  return change<inference::RepositoryModelLoadRequest, inference::RepositoryModelLoadResponse>(
+      plane_, context, "RepositoryModelLoad", CommandVerb::kLoad, *in, out, "version");
 }
 
-Reactor InferenceServiceImpl::RepositoryModelUnload(Context context, const grpc::ByteBuffer*, Bytes) {
-  return answered(context, denied("RepositoryModelUnload"));
+// Clients send unload_dependents always; no scenario depends on another.
+Reactor InferenceServiceImpl::RepositoryModelUnload(Context context, const grpc::ByteBuffer* in, Bytes out) {
+  return change<inference::RepositoryModelUnloadRequest, inference::RepositoryModelUnloadResponse>(
+      plane_, context, "RepositoryModelUnload", CommandVerb::kUnload, *in, out, "unload_dependents");
 }
 
 grpc::Status InferenceServiceImpl::statistics(const inference::ModelStatisticsRequest& request,

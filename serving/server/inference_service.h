@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "control_call.h"
 #include "inference/grpc_service.grpc.pb.h"
 #include "server_state.h"
 
@@ -30,7 +31,9 @@ class InferenceServiceImpl final
                                                           WithRawCallbackMethod_RepositoryModelUnload<
                                                               inference::GRPCInferenceService::Service>>>>>>>>>>>> {
  public:
-  explicit InferenceServiceImpl(ServerState& state) : state_(state) {}
+  // `plane`: of the control listener, where every call is authenticated and logged, repositories change and nothing is
+  // scored. Null: the data port, where it is the other way round. Both outlive every call.
+  InferenceServiceImpl(ServerState& state, ControlPlane* plane) : state_(state), plane_(plane) {}
 
   using Context = grpc::CallbackServerContext*;
   using Bytes = grpc::ByteBuffer*;
@@ -50,6 +53,10 @@ class InferenceServiceImpl final
   Reactor RepositoryModelUnload(Context context, const grpc::ByteBuffer* request, Bytes response) override;
 
  private:
+  // A method that answers at once: `fill` makes the response, and its status.
+  template <typename Request, typename Response, typename Fill>
+  Reactor respond(Context context, const char* method, const grpc::ByteBuffer& in, grpc::ByteBuffer& out, Fill fill);
+
   bool ready() const;
   // The snapshot that a method is asked about: of the scenario, in that version unless it is empty. If there is none,
   // `status` says why.
@@ -59,6 +66,7 @@ class InferenceServiceImpl final
                           inference::ModelStatisticsResponse& response) const;
 
   ServerState& state_;
+  ControlPlane* const plane_;
 };
 
 }  // namespace smt::server

@@ -75,7 +75,7 @@ Server::Server(const Options& options, std::stop_source stop)
              .metrics = metrics_,
              .access_log = access_log_},
       service_(state_),
-      inference_service_(state_) {
+      inference_service_(state_, nullptr) {
   read_scheduling();
   metrics_.set_kernels(options_.kernels);
   std::string host = numeric_host(options_.host, "--host");
@@ -83,7 +83,10 @@ Server::Server(const Options& options, std::stop_source stop)
   if (options_.tls.enabled()) tls_ = std::make_shared<TlsCredentials>(options_.tls, "--tls-");
   std::string http_host = metrics_host(numeric_host(options_.metrics_host, "--metrics-host"));
   check_listen("--metrics-port", http_host, options_.metrics_port);
-  if (options_.control_port) control_ = control_listener();
+  if (options_.control_port) {
+    control_ = control_listener();
+    control_->add(std::make_unique<InferenceServiceImpl>(state_, &control_->plane()));
+  }
   collectable_ = metrics_.collectable([this](Metrics& metrics) {
     metrics.queue_depth().Set(static_cast<double>(scheduler_.waiting()));
     metrics.inflight().Set(static_cast<double>(state_.gate.inside()));

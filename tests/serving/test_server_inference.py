@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 import tritonclient.grpc as triton
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
 from smt.serving.client import Client, PredictError
 from smt.serving.registry import Registry
 from smt.training.template import Template
 from tests.serving.support import FEED, RunningServer, wait_for
+from tests.serving.tensors import tensors
 
 
 @pytest.fixture(scope="module")
@@ -148,11 +151,85 @@ def test_index_of_refused_versions(registry_folder: Path, template: Template, tm
 def test_the_data_port_does_not_change_the_repository(oip: triton.InferenceServerClient) -> None:
     for call, method in ((oip.load_model, "RepositoryModelLoad"), (oip.unload_model, "RepositoryModelUnload")):
         with pytest.raises(
-            InferenceServerException, match=f"{method}: not on the data port; call it on the server's control listener"
+            InferenceServerException, match=f"{method}: not here; call it on the server's control listener"
         ) as failure:
             call("feed")
         assert status(failure) == "PERMISSION_DENIED"
     assert oip.is_model_ready("feed")
+
+
+def test_operators_load_and_unload(registry_folder: Path, template: Template, tmp_path: Path) -> None:
+    registry = Registry(registry_folder)
+    first, second = (FEED.publish(registry, template, seed=seed).version for seed in (1, 2))
+    token = tmp_path / "token"
+    token.write_text("sesame-" * 8)
+    token.chmod(0o600)
+    headers = {"authorization": f"Bearer {token.read_text()}"}
+    with (
+        RunningServer(registry_folder, tmp_path, control_port=0, control_token_file=token) as running,
+        triton.InferenceServerClient(running.target) as data,
+        triton.InferenceServerClient(running.control_target) as control,
+    ):
+        assert control.is_model_ready("feed", second, headers=headers)
+        control.unload_model("feed", headers=headers)
+        assert not data.is_model_ready("feed")
+        [model] = control.get_model_repository_index(headers=headers).models
+        assert (model.name, model.version, model.state) == ("feed", "", "UNAVAILABLE")
+        assert model.reason == "unloaded by an operator"
+        assert list(data.get_model_repository_index().models) == [model]
+        with pytest.raises(InferenceServerException, match="it was unloaded by an operator") as failure:
+            data.get_model_metadata("feed")
+        assert status(failure) == "UNAVAILABLE"
+        assert list(data.get_inference_statistics().model_stats) == []
+        control.load_model("feed", headers=headers)
+        assert data.is_model_ready("feed", second)
+        # tritonclient has no argument for a version: its message has room for one.
+        request = pb.RepositoryModelLoadRequest(model_name="feed")
+        request.parameters["version"].string_param = first
+        call = control._client_stub.RepositoryModelLoad
+        call(request, metadata=list(headers.items()), timeout=60)
+        assert data.is_model_ready("feed", first)
+        assert control.get_inference_statistics("feed", headers=headers).model_stats[0].version == first
+
+        mistakes = {
+            "NOT_FOUND": ("'nope' is not in the registry", lambda: control.load_model("nope", headers=headers)),
+            "INVALID_ARGUMENT": (
+                "parameter 'config': not supported",
+                lambda: control.load_model("feed", config="{}", headers=headers),
+            ),
+            "UNAUTHENTICATED": ("expected 'Bearer TOKEN'", lambda: control.unload_model("feed")),
+        }
+        for code, (message, mistake) in mistakes.items():
+            with pytest.raises(InferenceServerException, match=message) as failure:
+                mistake()
+            assert status(failure) == code
+        for ask in (control.is_server_live, control.get_server_metadata, control.get_model_repository_index):
+            with pytest.raises(InferenceServerException) as failure:
+                ask()
+            assert status(failure) == "UNAUTHENTICATED"
+        assert data.is_model_ready("feed", first)
+        calls = [(event["method"], event["scenario"], event["code"]) for event in running.events("control")]
+        assert ("RepositoryModelUnload", "feed", "OK") in calls
+        assert ("RepositoryModelUnload", "", "UNAUTHENTICATED") in calls
+        assert 'smt_control_total{code="OK",method="RepositoryModelLoad"} 2' in running.metrics()
+
+
+def test_the_control_listener_does_not_score(registry_folder: Path, template: Template, tmp_path: Path) -> None:
+    FEED.publish(Registry(registry_folder), template, seed=1)
+    with (
+        RunningServer(registry_folder, tmp_path, control_port=0) as running,
+        triton.InferenceServerClient(running.control_target) as control,
+    ):
+        assert control.is_model_ready("feed")
+        for model in ("feed", "nope"):
+            with pytest.raises(
+                InferenceServerException, match="ModelInfer: not here; call it on the server's data port"
+            ) as failure:
+                control.infer(model, tensors(FEED.rows(3)))
+            assert status(failure) == "PERMISSION_DENIED"
+        answers: queue.Queue[Any] = queue.Queue()
+        control.start_stream(lambda result, error: answers.put(error))
+        assert answers.get(timeout=60).status() == "StatusCode.PERMISSION_DENIED"
 
 
 # Statistics
