@@ -36,8 +36,9 @@ Options parse_options(int argc, const char* const* argv, std::optional<int>& exi
   Options options;
   options.workers = usable_cores();
   CLI::App app{
-      "Serves every scenario of a registry over gRPC (smt.v1.PredictionService, grpc.health.v1, reflection), from one "
-      "compiled binary per template.\nOpens two ports, both for this machine only unless told otherwise: the data port "
+      "Serves every scenario of a registry over gRPC (smt.v1.PredictionService, the Open Inference Protocol v2, "
+      "grpc.health.v1, reflection), from one compiled binary per template.\nOpens two ports, both for this machine "
+      "only unless told otherwise: the data port "
       "(--port) and /metrics\n(--metrics-port); a third, for operators, with --control-port.\nPublished snapshots are "
       "taken while requests run. SIGTERM or SIGINT drains; a "
       "second one exits at once.\nHealth of \"\" is SERVING while this process accepts calls; a scenario's own "
