@@ -29,6 +29,7 @@ from smt.serving.commands.traffic import (
     InputOption,
     PayloadsOption,
     PlotOption,
+    ProtocolOption,
     RowsOption,
     ScenarioOption,
     SeedOption,
@@ -60,6 +61,7 @@ def capacity(
     target: TargetArgument,
     scenario: ScenarioOption,
     rows: RowsOption = "256",
+    protocol: ProtocolOption = "smt",
     data: DataOption = None,
     inputs: InputOption = None,
     deadline_ms: DeadlineOption = None,
@@ -119,7 +121,7 @@ def capacity(
 
     check_plot(plot)
     tls = tls_of(tls_ca, tls_cert, tls_key, tls_server_name)
-    traffic = Traffic(target, scenario, rows, data, inputs, payloads, seed, tls)
+    traffic = Traffic(target, scenario, rows, data, inputs, payloads, seed, tls, protocol)
     streams = traffic.streams(timeouts=deadlines(deadline_ms))
     plan = Plan(
         [target],

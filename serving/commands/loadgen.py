@@ -29,6 +29,7 @@ from smt.serving.commands.traffic import (
     InputOption,
     PayloadsOption,
     PlotOption,
+    ProtocolOption,
     RowsOption,
     ScenarioOption,
     SecondsOption,
@@ -38,6 +39,7 @@ from smt.serving.commands.traffic import (
     Traffic,
     WarmUpOption,
     check_plot,
+    check_protocol,
     deadlines,
     scenario_mix,
 )
@@ -53,6 +55,7 @@ def loadgen(
     target: TargetArgument,
     scenario: ScenarioOption,
     rows: RowsOption = "256",
+    protocol: ProtocolOption = "smt",
     data: DataOption = None,
     inputs: InputOption = None,
     deadline_ms: DeadlineOption = None,
@@ -131,9 +134,9 @@ def loadgen(
     from smt.serving.loadgen import Closed, Open, Plan, Source, run
     from smt.serving.loadgen.replay import replay_source
 
-    _check(closed, rate, replay, data, plot)
+    _check(protocol, closed, rate, replay, data, plot)
     tls = tls_of(tls_ca, tls_cert, tls_key, tls_server_name)
-    traffic = Traffic(target, scenario, rows, data, inputs, payloads, seed, tls)
+    traffic = Traffic(target, scenario, rows, data, inputs, payloads, seed, tls, protocol)
     options: dict[str, Any] = {
         "timeouts": deadlines(deadline_ms),
         "cancel_fraction": cancel,
@@ -190,7 +193,9 @@ def described(source: Source) -> str:
             return f"replay of {len(pace.arrivals):,} calls"
 
 
-def _check(closed: int | None, rate: float | None, replay: Path | None, data: Path | None, plot: Path | None) -> None:
+def _check(
+    protocol: str, closed: int | None, rate: float | None, replay: Path | None, data: Path | None, plot: Path | None
+) -> None:
     given = {"--closed": closed, "--rate": rate, "--replay": replay}
     named = [option for option, value in given.items() if value is not None]
     if len(named) > 1:
@@ -198,6 +203,7 @@ def _check(closed: int | None, rate: float | None, replay: Path | None, data: Pa
     if replay is not None and data is not None:
         raise CommandError("--data: the rows of a replay are in its own file; leave it out", WRONG_INPUT)
     check_plot(plot)
+    check_protocol(protocol, {"--data": data, "--replay": replay})
 
 
 def _write(result: LoadResult, source: Source, target: str, output: Path | None, plot: Path | None) -> None:

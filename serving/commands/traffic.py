@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +23,7 @@ ScenarioOption = Annotated[
     typer.Option(
         "--scenario",
         "-s",
-        help="Scenario, with its share of the calls; repeat for a mix.",
+        help="Scenario (or model), with its share of the calls; repeat for a mix.",
         metavar="NAME[:SHARE]",
         rich_help_panel=_CALLS,
     ),
@@ -34,6 +34,15 @@ RowsOption = Annotated[
         "--rows",
         help="Candidates per call; several numbers with their shares: 1:0.5,256:0.5.",
         metavar="N[:SHARE],…",
+        rich_help_panel=_CALLS,
+    ),
+]
+ProtocolOption = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        help="smt: our own. oip: the Open Inference Protocol v2, for any server of it; scenarios are its models.",
+        metavar="smt|oip",
         rich_help_panel=_CALLS,
     ),
 ]
@@ -49,7 +58,7 @@ InputOption = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
-        help="Where random values of an input are drawn from; repeat.",
+        help="Where random values of an input are drawn from (whole numbers: below HIGH); repeat.",
         metavar="NAME=LOW..HIGH|NAME=a,b,c",
         rich_help_panel=_CALLS,
     ),
@@ -98,22 +107,18 @@ class Traffic:
     payloads: int | None
     seed: int
     tls: Tls | None
+    protocol: str
 
     def streams(self, **options: Any) -> list[Stream]:
         """`options`: of every Stream. Asks the server what its scenarios read."""
-        from smt.serving.loadgen import smt_streams
+        from smt.serving.loadgen import oip_streams, smt_streams
 
-        return smt_streams(
-            self.target,
-            scenario_mix(self.scenarios),
-            row_counts(self.rows),
-            data=self.data,
-            payloads=self.payloads,
-            seed=self.seed,
-            ranges=input_ranges(self.inputs),
-            tls=self.tls,
-            **options,
-        )
+        options |= {"payloads": self.payloads, "seed": self.seed, "ranges": input_ranges(self.inputs), "tls": self.tls}
+        mix, rows = scenario_mix(self.scenarios), row_counts(self.rows)
+        check_protocol(self.protocol, {"--data": self.data})
+        if self.protocol == "oip":
+            return oip_streams(self.target, mix, rows, **options)
+        return smt_streams(self.target, mix, rows, data=self.data, **options)
 
 
 def shares(option: str, text: str) -> dict[float, float]:
@@ -174,6 +179,15 @@ def deadlines(text: str | None) -> list[Timeout]:
     if text is None:
         return []
     return [Timeout(value / 1e3, share) for value, share in shares("--deadline-ms", text).items()]
+
+
+def check_protocol(protocol: str, smt_only: Mapping[str, object]) -> None:
+    """Raises CommandError for another protocol than the two, and for options (by name) that belong to smt alone."""
+    if protocol not in ("smt", "oip"):
+        raise CommandError(f"--protocol: found {protocol!r}; expected smt or oip", WRONG_INPUT)
+    given = [option for option, value in smt_only.items() if value is not None]
+    if protocol == "oip" and given:
+        raise CommandError(f"{given[0]}: needs --protocol smt, which says what a scenario reads", WRONG_INPUT)
 
 
 def check_plot(plot: Path | None) -> None:

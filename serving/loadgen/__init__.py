@@ -13,6 +13,7 @@ or not the generator or the connection could send it then: no coordinated omissi
 """
 
 from smt.serving.loadgen.histogram import Histogram
+from smt.serving.loadgen.oip import oip_streams
 from smt.serving.loadgen.payloads import smt_streams, table_payloads
 from smt.serving.loadgen.plan import (
     Arrival,
@@ -45,6 +46,7 @@ __all__ = [
     "Stream",
     "StreamResult",
     "Timeout",
+    "oip_streams",
     "run",
     "smt_streams",
     "table_payloads",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from smt.serving.client import Client
 from smt.serving.loadgen.plan import LoadgenError, Payload, Stream
+from smt.serving.loadgen.values import MOST_VALUES, Range, Values
 from smt.serving.request import Query
 from smt.serving.rows import read_rows
 from smt.serving.tls import Tls
@@ -21,11 +21,8 @@ PREDICT = "/smt.v1.PredictionService/Predict"
 # Random payloads of all streams together, so that 300 scenarios do not take minutes to prepare; and the least of each.
 _PAYLOADS = 512
 _LEAST_PAYLOADS = 8
-_WORDS = 4096  # distinct strings of a feature
-_MOST_VALUES = 5  # of a multi-valued feature in a row
-
-# Where a feature's values are drawn from: numbers from [low, high], or one of the words.
-Range = tuple[float, float] | Sequence[str]
+# Whole numbers are ids to be hashed, or unknown to a vocabulary: any will do.
+SMT_BELOW = 1 << 31
 
 
 def smt_streams(
@@ -53,7 +50,7 @@ def smt_streams(
     Raises:
         LoadgenError, RowsError for the file, PredictError for a server or scenario that is not there.
     """
-    count = payloads or max(_LEAST_PAYLOADS, _PAYLOADS // max(1, len(scenarios) * len(rows)))
+    count = payloads or payload_count(len(scenarios) * len(rows))
     random = np.random.default_rng(seed)
     made = []
     with Client(target, tls=tls) as client:
@@ -68,7 +65,7 @@ def smt_streams(
                     messages = random_payloads(metadata, size, count, random, ranges)
                 else:
                     messages = table_payloads(metadata, read_rows(data, list(metadata.inputs)), size)
-                name = scenario if len(rows) == 1 else f"{scenario} x {size}"
+                name = stream_name(scenario, size, rows)
                 made.append(Stream(name, PREDICT, messages, weight=weight * share, **options))
     return made
 
@@ -78,7 +75,7 @@ def random_payloads(
 ) -> list[Payload]:
     """Messages of `rows` candidates with random values for every input of the scenario (ScenarioMetadata)."""
     ranges = ranges or {}
-    sources = {feature.name: _Values(feature, random, ranges.get(feature.name)) for feature in metadata.inputs}
+    sources = {feature.name: _Column(feature, random, ranges.get(feature.name)) for feature in metadata.inputs}
     made = []
     for _ in range(count):
         columns = {name: values.draw(rows) for name, values in sources.items()}
@@ -101,36 +98,29 @@ def table_payload(metadata: Any, table: Any) -> Payload:
     return Payload(query.message().SerializeToString(), query.rows)
 
 
-class _Values:
-    """Draws one feature's values: float32, int64 or strings; lists of 0 to 5 of them if it is multi-valued."""
+class _Column:
+    """Draws one feature's column; of a multi-valued feature lists of 0 to 5 values."""
 
     def __init__(self, feature: Any, random: np.random.Generator, drawn_from: Range | None) -> None:
-        self._feature = feature
+        self._values = Values(feature.name, feature.type, random, drawn_from, SMT_BELOW)
+        self._multi_valued = feature.multi_valued
         self._random = random
-        self._low, self._high = 0.0, float(1 << 31)
-        self._words: Any = None
-        if feature.type == "string":
-            words = [f"value-{i}" for i in range(_WORDS)] if drawn_from is None else drawn_from
-            self._words = pa.array([str(word) for word in words])
-        elif drawn_from is not None:
-            try:
-                self._low, self._high = (float(bound) for bound in drawn_from)
-            except ValueError as error:
-                raise LoadgenError(
-                    f"input {feature.name!r}: found {list(drawn_from)}; expected a range of numbers, LOW..HIGH"
-                ) from error
-        self._normal = feature.type == "number" and drawn_from is None
 
     def draw(self, rows: int) -> Any:
-        if not self._feature.multi_valued:
-            return self._values(rows)
-        offsets = np.concatenate([[0], np.cumsum(self._random.integers(0, _MOST_VALUES + 1, rows))])
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(self._values(int(offsets[-1]))))
+        if not self._multi_valued:
+            return pa.array(self._values.draw(rows))
+        offsets = np.concatenate([[0], np.cumsum(self._random.integers(0, MOST_VALUES + 1, rows))])
+        kind = pa.string() if self._values.kind == "string" else None  # also where there is no value
+        return pa.ListArray.from_arrays(
+            pa.array(offsets, pa.int32()), pa.array(self._values.draw(int(offsets[-1])), kind)
+        )
 
-    def _values(self, count: int) -> Any:
-        if self._words is not None:
-            return self._words.take(pa.array(self._random.integers(0, len(self._words), count)))
-        if self._normal:
-            return (self._random.standard_normal(count) * 100).astype(np.float32)
-        drawn: NDArray[Any] = self._random.uniform(self._low, self._high, count)
-        return drawn.astype(np.int64 if self._feature.type == "int" else np.float32)
+
+def payload_count(streams: int) -> int:
+    """How many random messages each of so many streams gets."""
+    return max(_LEAST_PAYLOADS, _PAYLOADS // max(1, streams))
+
+
+def stream_name(scenario: str, rows: int, mix: Mapping[int, float]) -> str:
+    """Names the rows where they differ."""
+    return scenario if len(mix) == 1 else f"{scenario} x {rows}"
