@@ -80,6 +80,12 @@ def serve(
     block_rows: Annotated[
         int | None, typer.Option(help="Most rows that a worker computes in one go. [default: 256]")
     ] = None,
+    connection_calls: Annotated[
+        int | None,
+        typer.Option(
+            help="Calls in flight of one connection; more wait at their client. [default: 16 each worker, at least 32]"
+        ),
+    ] = None,
     queue_bytes: Annotated[
         int | None, typer.Option(help="Bytes of requests that may wait; more are refused. [default: 256 MiB]")
     ] = None,
@@ -132,6 +138,7 @@ def serve(
         "max-rows": max_rows,
         "max-message-bytes": max_message_bytes,
         "block-rows": block_rows,
+        "connection-calls": connection_calls,
         "queue-bytes": queue_bytes,
         "scheduling": scheduling,
         "access-log": access_log,

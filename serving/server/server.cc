@@ -115,6 +115,9 @@ Server::Server(const Options& options, std::stop_source stop)
   builder.RegisterService(&service_);
   builder.RegisterService(&inference_service_);
   builder.SetMaxReceiveMessageSize(static_cast<int>(options_.max_message_bytes));
+  // Requests that are read cost memory and time, also those that are refused then; those that wait at their clients
+  // cost nothing.
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options_.connection_calls);
   // Two servers on one port would share its requests at random; with this, the second one fails to start.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   grpc_ = builder.BuildAndStart();

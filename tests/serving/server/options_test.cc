@@ -42,16 +42,44 @@ TEST_F(OptionsTest, DefaultsListenOnThisMachineOnly) {
   EXPECT_EQ(options.max_rows, 4096);
   EXPECT_EQ(options.max_message_bytes, 16777216);
   EXPECT_GE(options.workers, 1);
+  EXPECT_EQ(options.connection_calls, std::max(32, 16 * options.workers));
 }
 
 TEST_F(OptionsTest, ReadsEveryFlag) {
   std::string scheduling = registry() + "/s.json";
   std::ofstream(scheduling) << "{}";
-  Options options = parse({"--registry",          registry(), "--host",          "::1",  "--port",        "0",
-                           "--metrics-port",      "0",        "--workers",       "3",    "--max-rows",    "7",
-                           "--max-message-bytes", "2048",     "--block-rows",    "32",   "--queue-bytes", "4096",
-                           "--poll-ms",           "5",        "--drain-seconds", "1",    "--port-file",   "p",
-                           "--log-level",         "debug",    "--access-log",    "0.25", "--scheduling",  scheduling});
+  Options options = parse({"--registry",
+                           registry(),
+                           "--host",
+                           "::1",
+                           "--port",
+                           "0",
+                           "--metrics-port",
+                           "0",
+                           "--workers",
+                           "3",
+                           "--max-rows",
+                           "7",
+                           "--max-message-bytes",
+                           "2048",
+                           "--block-rows",
+                           "32",
+                           "--connection-calls",
+                           "50",
+                           "--queue-bytes",
+                           "4096",
+                           "--poll-ms",
+                           "5",
+                           "--drain-seconds",
+                           "1",
+                           "--port-file",
+                           "p",
+                           "--log-level",
+                           "debug",
+                           "--access-log",
+                           "0.25",
+                           "--scheduling",
+                           scheduling});
   EXPECT_FALSE(exit_code_) << output_;
   EXPECT_EQ(options.host, "::1");
   EXPECT_EQ(options.port, 0);
@@ -60,6 +88,7 @@ TEST_F(OptionsTest, ReadsEveryFlag) {
   EXPECT_EQ(options.max_rows, 7);
   EXPECT_EQ(options.max_message_bytes, 2048);
   EXPECT_EQ(options.block_rows, 32);
+  EXPECT_EQ(options.connection_calls, 50);
   EXPECT_EQ(options.access_log, 0.25);
   EXPECT_EQ(options.scheduling, scheduling);
   EXPECT_EQ(options.queue_bytes, 4096);
@@ -106,8 +135,8 @@ TEST_F(OptionsTest, HelpExplainsEveryFlag) {
   parse({"--help"});
   EXPECT_EQ(exit_code_, 0);
   for (const char* flag : {"--registry", "--host", "--port", "--metrics-port", "--workers", "--max-rows",
-                           "--max-message-bytes", "--block-rows", "--queue-bytes", "--scheduling", "--access-log",
-                           "--poll-ms", "--drain-seconds", "--port-file", "--log-level", "--version"}) {
+                           "--max-message-bytes", "--block-rows", "--connection-calls", "--queue-bytes", "--scheduling",
+                           "--access-log", "--poll-ms", "--drain-seconds", "--port-file", "--log-level", "--version"}) {
     EXPECT_NE(output_.find(flag), std::string::npos) << flag;
   }
 }
