@@ -54,9 +54,12 @@ format:  ## Rewrite Python and C++ sources in the project's format
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 	git ls-files '*.cc' '*.h' | xargs -r clang-format -i
 
-bench: build/.installed  ## Measure the feature transformation and the fused kernels against their peers, in full (an hour)
+bench: build/.installed  ## Measure feature transformation, fused kernels and server against their peers, in full (two hours)
 	$(BIN)/python -m bench.transform --json bench/results/transform.json
 	$(BIN)/python -m bench.kernels --json bench/results/kernels.json
+	$(BIN)/python -m bench.serving --json bench/results/serving.json
+	$(BIN)/python -m bench.scenarios --json bench/results/scenarios.json
+	$(BIN)/python -m bench.isolation --json bench/results/isolation.json
 
 tables: build/.installed  ## Regenerate the documents' tables from bench/results
 	$(BIN)/python -m bench.tables $(TABLED)

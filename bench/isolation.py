@@ -9,6 +9,7 @@ could not be measured.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -54,17 +55,22 @@ class Bench:
         capacity = closed(server.target, streams, _CALLERS, self.seconds / 2).rows_per_second
         print(f"capacity {capacity:,.0f} rows/s; {BLOCK_ROWS} rows take {block_ms:.3f} ms", flush=True)
         conditions: dict[str, list[loadgen.LoadResult]] = {"alone": [], "flooded": []}
-        for number in range(self.rounds):
+        # Before any flood: what they are made of is asked of the server.
+        fresh = [
+            requests(self.fleet, server.target, {a: 1.0}, ROWS, number, payloads=_PAYLOADS)
+            for number in range(self.rounds)
+        ]
+        for number, quiet in enumerate(fresh):
             order = list(conditions)
             for condition in order if number % 2 == 0 else order[::-1]:
-                quiet = requests(self.fleet, server.target, {a: 1.0}, ROWS, number, payloads=_PAYLOADS)
                 result, flood = self._round(server, quiet, streams if condition == "flooded" else None, capacity)
                 conditions[condition].append(result)
                 self._add_row(f"A {condition}", ROWS, result)
                 if flood is not None:
                     self._add_row("B", FLOOD_ROWS, flood)
         self._add_targets(conditions, block_ms)
-        self.result.extra = {"capacity_rows_per_second": capacity, "block_ms": block_ms}
+        machine = {"load_average": list(os.getloadavg())}
+        self.result.extra = {"machine": machine, "capacity_rows_per_second": capacity, "block_ms": block_ms}
 
     def _round(
         self,

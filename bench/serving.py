@@ -10,6 +10,7 @@ numbers and 26 integers, all sent per candidate. Exit status 1 if something coul
 
 import argparse
 import contextlib
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -175,7 +176,7 @@ class Bench:
 
     def write(self, path: Path) -> bool:
         """Writes the file, and says whether every target was measured."""
-        self.result.extra = {"left_out": self.left_out}
+        self.result.extra = {"machine": {"load_average": list(os.getloadavg())}, "left_out": self.left_out}
         self.result.write(path)
         return all(target["value"] is not None for target in self.result.targets)
 

@@ -20,7 +20,9 @@ def _source(content: dict[str, Any], name: str) -> str:
     device = content["device"]
     isa = ", ".join(device["isa"]) or "no vector extension"
     machine = f"{device['cores']} cores of {device['cpu']} ({isa}), torch {device['torch']}"
-    return f"From `bench/results/{name}.json`: {machine}, commit {content['commit'][:12]}."
+    load = content.get("machine", {}).get("load_average")
+    busy = "" if load is None else f", load average {load[0]:.1f}"
+    return f"From `bench/results/{name}.json`: {machine}{busy}, commit {content['commit'][:12]}."
 
 
 def _cell(value: Any) -> str:
@@ -44,13 +46,23 @@ def _table(header: list[str], rows: list[list[Any]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
+def _asked(content: dict[str, Any]) -> list[str]:
+    """What the run was asked to show, and whether it did."""
+    rows = [[t["what"], t["value"], f"{t['op']} {t['target']}", t["met"]] for t in content["targets"]]
+    return _table(["asked", "measured", "target", "met"], rows)
+
+
+def _picked(titles: dict[str, str], rows: list[dict[str, Any]]) -> list[str]:
+    """Rows by key; `titles`: the keys to show, and what to call them."""
+    return _table(list(titles.values()), [[row.get(key) for key in titles] for row in rows])
+
+
 def demo(content: dict[str, Any]) -> list[str]:
     """Quality per scenario and task, then what the run was asked to show."""
     figures = ["scenario", "task", "rows", "ne_train_side", "ne_served", "auc_served", "calibration"]
     titles = ["scenario", "task", "rows", "NE in training", "NE served", "AUC served", "calibration"]
-    asked = [[t["what"], t["value"], f"{t['op']} {t['target']}", t["met"]] for t in content["targets"]]
     return [
-        *_table(["asked", "measured", "target", "met"], asked),
+        *_asked(content),
         "",
         *_table(titles, [[row[key] for key in figures] for row in content["results"]]),
     ]
@@ -65,7 +77,6 @@ def transform(content: dict[str, Any]) -> list[str]:
 
 def kernels(content: dict[str, Any]) -> list[str]:
     """What was asked; ours against the best peer at each point; then the median of every engine."""
-    asked = [[t["what"], t["value"], f"{t['op']} {t['target']}", t["met"]] for t in content["targets"]]
     rows = [row for row in content["results"] if row["shape"] in content["shapes"]]
     ours = [row for row in rows if "best_peer" in row]
     figures = ["shape", "rows", "threads", "backend", "median_ms", "gflops", "peak_fraction", "max_abs_dp"]
@@ -74,7 +85,7 @@ def kernels(content: dict[str, Any]) -> list[str]:
     points = dict.fromkeys((row["shape"], row["rows"], row["threads"]) for row in rows)
     medians = {(row["shape"], row["rows"], row["threads"], row["backend"]): row["median_ms"] for row in rows}
     return [
-        *_table(["asked", "measured", "target", "met"], asked),
+        *_asked(content),
         "",
         *_table(titles, [[row[key] for key in [*figures, "best_peer", "ratio_best_peer"]] for row in ours]),
         "",
@@ -104,11 +115,76 @@ def kernels_summary(content: dict[str, Any]) -> list[str]:
     return _table(titles, cells)
 
 
+_LOAD = {
+    "rows": "rows", "backend": "server", "rows_per_second": "rows/s", "calls_per_second": "calls/s",
+    "median_ms": "p50, ms", "p99_ms": "p99, ms",
+}  # fmt: skip
+
+
+def serving(content: dict[str, Any]) -> list[str]:
+    """What was asked; every point that took turns; then overload."""
+    rows = content["results"]
+    points = sorted((row for row in rows if row["shape"] == "R1"), key=lambda row: (-row["rows"], row["callers"] or 0))
+    beyond = {"shape": "load", "offered_per_second": "calls/s offered", "rows_per_second": "goodput, rows/s"}
+    beyond |= {"peak_rows_per_second": "peak, rows/s", "p99_ms": "p99 of OK, ms"}
+    beyond |= {"rejected_p99_ms": "p99 of rejected, ms", "server_cpu_seconds": "server CPU, s"}
+    return [
+        *_asked(content),
+        "",
+        *_picked({"callers": "clients", **_LOAD}, points),
+        "",
+        *_picked(beyond, [row for row in rows if row["shape"] != "R1"]),
+    ]
+
+
+def scenarios(content: dict[str, Any]) -> list[str]:
+    """What was asked; ours by number of scenarios; ours and the peers in-process; memory."""
+    rows = content["results"]
+    ours = {"scenarios": "scenarios", "shape": "traffic", **_LOAD, "ratio_one_scenario": "of one scenario"}
+    ours |= {"ratio_limit": "of the limit", "best_peer": "best engine", "ratio_best_peer": "ours / engine"}
+    served = [row for row in rows if row["backend"] == "smt"]
+    alone = {"scenarios": "scenarios", "shape": "traffic", **_LOAD, "ratio_best_peer": "ours / best engine"}
+    del alone["p99_ms"]  # of servers
+    memory = [[row["scenarios"], row["start_seconds"], row["rss_bytes"] / 2**20] for row in content["servers"]]
+    engines = [[row["backend"], row["scenarios"], row["bytes_per_scenario"] / 2**20] for row in content["engines"]]
+    return [
+        *_asked(content),
+        "",
+        *_picked(ours, served),
+        "",
+        *_picked(alone, [row for row in rows if row not in served]),
+        "",
+        *_table(["scenarios", "start-up, s", "memory of the server, MiB"], memory),
+        "",
+        *_table(["in-process", "scenarios", "MiB per scenario"], engines),
+    ]
+
+
+def isolation(content: dict[str, Any]) -> list[str]:
+    """What was asked; every round."""
+    figures = {"shape": "who", "rows_per_second": "rows/s", "median_ms": "p50, ms", "p99_ms": "p99, ms"}
+    return [
+        *_asked(content),
+        "",
+        *_picked(figures | {"generator_lag_p99_ms": "sent late, p99, ms"}, content["results"]),
+    ]
+
+
+def budget(content: dict[str, Any]) -> list[str]:
+    """Microseconds of CPU time per request, by part of the server."""
+    parts = {key: key.removesuffix(" us") for key in content["results"][0] if key.endswith(" us")}
+    return _picked({"rows": "rows", "callers": "clients", "cpu_us": "CPU, us", **parts}, content["results"])
+
+
 # Marker: result file and how it is shown.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
+    "budget": ("budget", budget),
     "demo": ("demo", demo),
+    "isolation": ("isolation", isolation),
     "kernels": ("kernels", kernels),
     "kernels_summary": ("kernels", kernels_summary),
+    "scenarios": ("scenarios", scenarios),
+    "serving": ("serving", serving),
     "transform": ("transform", transform),
 }
 

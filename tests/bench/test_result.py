@@ -50,3 +50,17 @@ def test_tables_follow_the_result_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert once.startswith("before\n")
     assert once.endswith("after\n")
     assert tables.render(once) == once
+
+
+@pytest.mark.parametrize("name", ["budget", "isolation", "scenarios", "serving"])
+def test_a_servers_table_shows_what_its_benchmark_writes(name: str) -> None:
+    source, show = tables.TABLES[name]
+    content = json.loads((tables.RESULTS / f"{source}.json").read_text())
+    lines = show(content)
+    for target in content["targets"]:
+        assert any(line.startswith(f"| {target['what']} |") for line in lines)
+    shown = [table.splitlines() for table in "\n".join(lines).split("\n\n")]
+    assert sum(len(table) - 2 for table in shown) >= len(content["results"]) + len(content["targets"])
+    for header, _, *rows in shown:
+        for title, *cells in zip(*(line.strip("| ").split(" | ") for line in (header, *rows)), strict=True):
+            assert set(cells) != {"-"}, f"{title!r} is in no row"
