@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -54,6 +55,15 @@ size_t utf8_sequence(std::string_view text) {
 
 bool valid_utf8(std::string_view text) {
   while (!text.empty()) {
+    // Nearly all text is ASCII: eight bytes at once.
+    uint64_t eight = 0;
+    if (text.size() >= sizeof(eight)) {
+      std::memcpy(&eight, text.data(), sizeof(eight));
+      if ((eight & 0x8080808080808080) == 0) {
+        text.remove_prefix(sizeof(eight));
+        continue;
+      }
+    }
     const size_t size = utf8_sequence(text);
     if (size == 0) return false;
     text.remove_prefix(size);

@@ -1,14 +1,21 @@
 #include "infer_call.h"
 
+#include <grpcpp/support/proto_buffer_reader.h>
+
 #include <algorithm>
 
 #include "infer_columns.h"
 #include "infer_parameters.h"
 #include "infer_stream.h"
+#include "parse_message.h"
 #include "unary_call.h"
+#include "wire_scan.h"
 
 namespace smt::server {
 namespace {
+
+// Smaller messages are parsed without a scan: what they can grow to does not matter.
+constexpr size_t kScanAbove = size_t{64} << 10;
 
 // Longer than any deadline that is kept to; adding it to a time does not overflow.
 constexpr std::chrono::hours kLongest{24 * 365};
@@ -17,8 +24,7 @@ constexpr std::chrono::hours kLongest{24 * 365};
 
 template <class Transport>
 void InferCall<Transport>::decode() {
-  this->scan(RequestKind::kModelInfer);
-  this->parse(*request_);
+  parse();
   this->request_id_ = request_->id();
   Target& target = this->add_target();
   target.names = {.scenario = "model_name", .version = "model_version", .tasks = "outputs"};
@@ -33,6 +39,18 @@ void InferCall<Transport>::decode() {
     if (this->state_.store.find(target.scenario) != nullptr) throw;
   }
   this->count_memory();
+}
+
+template <class Transport>
+void InferCall<Transport>::parse() {
+  std::string error;
+  if (this->request_bytes_.Length() > kScanAbove) {
+    grpc::ByteBuffer bytes = this->request_bytes_;  // shares the slices; reading consumes the handle
+    grpc::ProtoBufferReader reader(&bytes);
+    error = scan_infer_request(reader, wire_limits(this->state_.options.max_rows));
+  }
+  if (error.empty()) error = parse_message(this->request_bytes_, *request_);
+  if (!error.empty()) throw Failure{Outcome::kInvalidArgument, error};
 }
 
 template <class Transport>

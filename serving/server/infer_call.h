@@ -2,6 +2,7 @@
 #pragma once
 
 #include "inference/grpc_service.pb.h"
+#include "message_bytes.h"
 #include "message_call.h"
 
 namespace smt::server {
@@ -18,6 +19,7 @@ class InferCall final : public Transport {
   std::string_view peek() const override { return first_text(this->request_bytes_); }
   void decode() override;
   void respond() noexcept override;
+  void parse();        // throws Failure
   void read_inputs();  // throws transform::InputError
   void encode(Target& target);
 

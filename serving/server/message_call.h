@@ -7,11 +7,7 @@
 #include <google/protobuf/arena.h>
 #include <grpcpp/grpcpp.h>
 
-#include <string>
-#include <string_view>
-
 #include "scoring_call.h"
-#include "wire_scan.h"
 
 namespace smt::server {
 
@@ -19,10 +15,6 @@ namespace smt::server {
 Work::Clock::time_point steady_deadline(std::chrono::system_clock::time_point deadline);
 
 grpc::StatusCode status_code(Outcome outcome);
-
-// The first field of a message, if it is a string with number 1, as scenario and model names are where they are alone;
-// empty when it is not, or not in one piece. A view of the buffer's memory.
-std::string_view first_text(const grpc::ByteBuffer& bytes);
 
 class MessageCall : public ScoringCall {
  public:
@@ -43,12 +35,11 @@ class MessageCall : public ScoringCall {
   void refuse(const Failure& failure) noexcept override;
   std::string trace_parent() const override;
 
-  // Looks at a large message before it is parsed; throws Failure.
-  void scan(RequestKind kind) const;
-  // Parses the request onto the arena; throws Failure.
-  void parse(google::protobuf::Message& message);
-  // Takes what lies on the arena by now into bytes_.
-  void count_memory() { bytes_ = request_bytes_.Length() + arena_.SpaceAllocated(); }
+  // Takes the columns and what lies on the arena by now into bytes_.
+  void count_memory() {
+    bytes_ = request_bytes_.Length() + arena_.SpaceAllocated() +
+             (context_.capacity() + candidates_.capacity()) * sizeof(transform::Column);
+  }
 
   grpc::CallbackServerContext& server_context_;
   const grpc::ByteBuffer& request_bytes_;

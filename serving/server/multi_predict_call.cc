@@ -1,49 +1,46 @@
 #include "multi_predict_call.h"
 
+#include "message_bytes.h"
 #include "names.h"
+#include "predict_reader.h"
 #include "scores_message.h"
-#include "wire_scan.h"
 
 namespace smt::server {
-namespace {
 
 using google::protobuf::Arena;
-
-constexpr int kMaxScenarios = 64;
-
-}  // namespace
 
 MultiPredictCall::MultiPredictCall(ServerState& state, grpc::CallbackServerContext& context,
                                    const grpc::ByteBuffer& request, grpc::ByteBuffer& response)
     : UnaryCall(state, context, request, response),
-      request_(Arena::CreateMessage<v1::MultiPredictRequest>(&arena_)),
       response_(Arena::CreateMessage<v1::MultiPredictResponse>(&arena_)) {}
 
 void MultiPredictCall::decode() {
   many_ = true;
-  scan(RequestKind::kMultiPredict);
-  parse(*request_);
-  request_id_ = request_->request_id();
-  rows_ = request_->rows();
-  if (request_->scenarios_size() < 1 || request_->scenarios_size() > kMaxScenarios) {
-    throw Failure{Outcome::kInvalidArgument, "scenarios: " + std::to_string(request_->scenarios_size()) +
-                                                 " entries; expected 1.." + std::to_string(kMaxScenarios)};
+  PredictFields fields =
+      read_multi_predict(in_one_piece(request_bytes_, arena_), wire_limits(state_.options.max_rows), arena_);
+  request_id_ = fields.request_id;
+  rows_ = fields.rows;
+  if (fields.scenarios.empty()) {
+    throw Failure{Outcome::kInvalidArgument, "scenarios: none; expected 1.." + std::to_string(kMaxScenarios)};
   }
-  for (int i = 0; i < request_->scenarios_size(); ++i) {
-    const v1::ScenarioRequest& asked = request_->scenarios(i);
+  for (ScenarioFields& asked : fields.scenarios) {
+    const std::string where = "scenarios[" + std::to_string(targets().size()) + "].";
     for (const auto& before : targets()) {
-      if (before->scenario != asked.scenario()) continue;
-      throw Failure{Outcome::kInvalidArgument, "scenarios[" + std::to_string(i) + "].scenario: " +
-                                                   quote(asked.scenario()) + " occurs twice; expected each once"};
+      if (before->scenario != asked.scenario) continue;
+      throw Failure{Outcome::kInvalidArgument,
+                    where + "scenario: " + quote(asked.scenario) + " occurs twice; expected each once"};
     }
     Target& target = add_target();
-    target.scenario = asked.scenario();
-    target.version = asked.version();
-    target.label = asked.label();
-    target.tasks.assign(asked.tasks().begin(), asked.tasks().end());
-    target.where = "scenarios[" + std::to_string(i) + "].";
+    target.scenario = asked.scenario;
+    target.version = asked.version;
+    target.label = asked.label;
+    target.tasks = std::move(asked.tasks);
+    target.where = where;
   }
-  columns_.view(request_->context(), request_->candidates(), context_, candidates_);
+  context_ = std::move(fields.context);
+  candidates_ = std::move(fields.candidates);
+  count_memory();
+  fields.check_values();
 }
 
 void MultiPredictCall::respond() noexcept {

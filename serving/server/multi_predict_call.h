@@ -1,7 +1,6 @@
 // smt.v1.PredictionService/MultiPredict.
 #pragma once
 
-#include "predict_columns.h"
 #include "smt/v1/prediction.pb.h"
 #include "unary_call.h"
 
@@ -16,9 +15,7 @@ class MultiPredictCall final : public UnaryCall {
   void decode() override;
   void respond() noexcept override;
 
-  v1::MultiPredictRequest* request_;    // on arena_
   v1::MultiPredictResponse* response_;  // on arena_
-  PredictColumns columns_;
 };
 
 }  // namespace smt::server

@@ -1,5 +1,6 @@
 #include "predict_call.h"
 
+#include "predict_reader.h"
 #include "scores_message.h"
 
 namespace smt::server {
@@ -8,21 +9,23 @@ using google::protobuf::Arena;
 
 PredictCall::PredictCall(ServerState& state, grpc::CallbackServerContext& context, const grpc::ByteBuffer& request,
                          grpc::ByteBuffer& response)
-    : UnaryCall(state, context, request, response),
-      request_(Arena::CreateMessage<v1::PredictRequest>(&arena_)),
-      response_(Arena::CreateMessage<v1::PredictResponse>(&arena_)) {}
+    : UnaryCall(state, context, request, response), response_(Arena::CreateMessage<v1::PredictResponse>(&arena_)) {}
 
 void PredictCall::decode() {
-  scan(RequestKind::kPredict);
-  parse(*request_);
-  request_id_ = request_->request_id();
-  rows_ = request_->rows();
+  PredictFields fields =
+      read_predict(in_one_piece(request_bytes_, arena_), wire_limits(state_.options.max_rows), arena_);
+  ScenarioFields& asked = fields.scenarios.front();
   Target& target = add_target();
-  target.scenario = request_->scenario();
-  target.version = request_->version();
-  target.label = request_->label();
-  target.tasks.assign(request_->tasks().begin(), request_->tasks().end());
-  columns_.view(request_->context(), request_->candidates(), context_, candidates_);
+  target.scenario = asked.scenario;
+  target.version = asked.version;
+  target.label = asked.label;
+  target.tasks = std::move(asked.tasks);
+  request_id_ = fields.request_id;
+  rows_ = fields.rows;
+  context_ = std::move(fields.context);
+  candidates_ = std::move(fields.candidates);
+  count_memory();
+  fields.check_values();
 }
 
 void PredictCall::respond() noexcept {

@@ -1,7 +1,7 @@
 // smt.v1.PredictionService/Predict.
 #pragma once
 
-#include "predict_columns.h"
+#include "message_bytes.h"
 #include "smt/v1/prediction.pb.h"
 #include "unary_call.h"
 
@@ -17,9 +17,7 @@ class PredictCall final : public UnaryCall {
   void decode() override;
   void respond() noexcept override;
 
-  v1::PredictRequest* request_;    // on arena_
   v1::PredictResponse* response_;  // on arena_
-  PredictColumns columns_;
 };
 
 }  // namespace smt::server

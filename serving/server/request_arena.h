@@ -7,9 +7,9 @@
 
 namespace smt::server {
 
-// Options of an arena for a message of `request_bytes`. Small blocks come from malloc; the largest, which only large
-// requests have, are mappings of their own: their memory goes back to the system with the request, while malloc would
-// keep the most that any burst ever needed.
+// Options of an arena for a message of `request_bytes`. Blocks come from the allocator, which keeps what large requests
+// need for the next ones, and gives it back once there are none: to get such a block from the system costs more, in
+// page faults, than to read all that it holds.
 google::protobuf::ArenaOptions request_arena(size_t request_bytes);
 
 }  // namespace smt::server

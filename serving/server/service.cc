@@ -7,7 +7,7 @@
 #include "predict_call.h"
 #include "scenario_message.h"
 #include "version.h"
-#include "wire_scan.h"
+#include "wire_limits.h"
 
 namespace smt::server {
 

@@ -7,17 +7,12 @@
 #include <span>
 
 #include "inference/grpc_service.pb.h"
-#include "smt/v1/prediction.pb.h"
 
 namespace smt::server {
 namespace {
 
 using google::protobuf::internal::WireFormatLite;
 using google::protobuf::io::CodedInputStream;
-
-constexpr int64_t kMaxFeatures = 4096;
-constexpr int64_t kFieldsPerRow = 256;
-constexpr int64_t kFewestRows = 4096;  // a small --max-rows does not forbid a few rows with long lists
 
 // A message whose fields are counted, and those of its fields that hold other messages.
 struct Shape {
@@ -30,18 +25,6 @@ struct Shape {
 };
 
 constexpr Shape kNumbers{};  // and strings, bytes
-constexpr Shape::Field kFeatureFields[]{{v1::Feature::kFloatsFieldNumber, &kNumbers},
-                                        {v1::Feature::kDoublesFieldNumber, &kNumbers},
-                                        {v1::Feature::kIntsFieldNumber, &kNumbers},
-                                        {v1::Feature::kStringsFieldNumber, &kNumbers}};
-constexpr Shape kFeature{kFeatureFields};
-constexpr Shape::Field kPredictFields[]{{v1::PredictRequest::kContextFieldNumber, &kFeature, true},
-                                        {v1::PredictRequest::kCandidatesFieldNumber, &kFeature, true}};
-constexpr Shape kPredict{kPredictFields};
-constexpr Shape::Field kMultiPredictFields[]{{v1::MultiPredictRequest::kScenariosFieldNumber, &kNumbers},
-                                             {v1::MultiPredictRequest::kContextFieldNumber, &kFeature, true},
-                                             {v1::MultiPredictRequest::kCandidatesFieldNumber, &kFeature, true}};
-constexpr Shape kMultiPredict{kMultiPredictFields};
 
 using Infer = inference::ModelInferRequest;
 constexpr Shape::Field kEntryFields[]{{2, &kNumbers}};  // the value of an entry of a map
@@ -56,31 +39,12 @@ constexpr Shape::Field kInferFields[]{{Infer::kParametersFieldNumber, &kEntry},
                                       {Infer::kOutputsFieldNumber, &kOutput}};
 constexpr Shape kInfer{kInferFields};
 
-struct Kind {
-  const Shape* shape;
-  const char* name;
-  const char* features;  // the fields that hold them
-};
-
-Kind kind_of(RequestKind kind) {
-  switch (kind) {
-    case RequestKind::kPredict:
-      return {&kPredict, "smt.v1.PredictRequest", "context and candidates"};
-    case RequestKind::kMultiPredict:
-      return {&kMultiPredict, "smt.v1.MultiPredictRequest", "context and candidates"};
-    case RequestKind::kModelInfer:
-      return {&kInfer, "inference.ModelInferRequest", "inputs"};
-  }
-  return {};
-}
-
 class Scan {
  public:
-  Scan(const Kind& kind, CodedInputStream& input, const WireLimits& limits)
-      : kind_(kind), input_(input), limits_(limits) {}
+  Scan(CodedInputStream& input, const WireLimits& limits) : input_(input), limits_(limits) {}
 
   // The whole of it. False: stopped, and error() says why.
-  bool message() { return message(*kind_.shape); }
+  bool message() { return message(kInfer); }
   const std::string& error() const { return error_; }
 
  private:
@@ -88,11 +52,7 @@ class Scan {
     for (;;) {
       uint32_t tag = input_.ReadTag();
       if (tag == 0) return input_.ConsumedEntireMessage() || damaged();
-      if (++fields_ > limits_.fields) {
-        return fail("the message has more than " + std::to_string(limits_.fields) +
-                    " fields, the server's max_fields (each string of a list is one, a packed list of numbers one in "
-                    "all); send fewer candidates");
-      }
+      if (++fields_ > limits_.fields) return fail(too_many_fields(limits_));
       if (!field(shape, tag)) return false;
     }
   }
@@ -122,24 +82,20 @@ class Scan {
     auto same = [&](const Shape::Field& field) { return field.number == number; };
     auto found = std::find_if(shape.messages.begin(), shape.messages.end(), same);
     if (found == shape.messages.end()) return input_.Skip(length) || damaged();
-    if (found->feature && ++features_ > limits_.features) {
-      return fail(std::string(kind_.features) + ": more than " + std::to_string(limits_.features) +
-                  " features; expected each of the scenario's inputs once");
-    }
+    if (found->feature && ++features_ > limits_.features) return fail(too_many_features(limits_, "inputs"));
     CodedInputStream::Limit outer = input_.PushLimit(length);
     if (!message(*found->inside)) return false;
     input_.PopLimit(outer);
     return true;
   }
 
-  bool damaged() { return fail("the message is not a " + std::string(kind_.name) + ": wire format damaged"); }
+  bool damaged() { return fail("the message is not a inference.ModelInferRequest: wire format damaged"); }
 
   bool fail(std::string error) {
     error_ = std::move(error);
     return false;
   }
 
-  const Kind kind_;
   CodedInputStream& input_;
   const WireLimits limits_;
   int64_t fields_ = 0;
@@ -149,14 +105,9 @@ class Scan {
 
 }  // namespace
 
-WireLimits wire_limits(int64_t max_rows) {
-  return {.features = kMaxFeatures, .fields = kFieldsPerRow * std::max(max_rows, kFewestRows)};
-}
-
-std::string scan_request(google::protobuf::io::ZeroCopyInputStream& message, RequestKind kind,
-                         const WireLimits& limits) {
+std::string scan_infer_request(google::protobuf::io::ZeroCopyInputStream& message, const WireLimits& limits) {
   CodedInputStream input(&message);
-  Scan scan(kind_of(kind), input, limits);
+  Scan scan(input, limits);
   scan.message();
   return scan.error();
 }

@@ -5,6 +5,7 @@
 
 #include <random>
 
+#include "byte_buffer.h"
 #include "smt/v1/prediction.pb.h"
 #include "text.h"
 
@@ -14,9 +15,7 @@ namespace {
 // In slices of `slice` bytes, as the bytes of a call may arrive.
 std::string parse(const std::string& bytes, google::protobuf::Message& out, size_t slice = 1 << 20) {
   google::protobuf::LogSilencer quiet;
-  std::vector<grpc::Slice> slices;
-  for (size_t at = 0; at < bytes.size(); at += slice) slices.emplace_back(bytes.substr(at, slice));
-  return parse_message({slices.data(), slices.size()}, out);
+  return parse_message(in_slices(bytes, slice), out);
 }
 
 v1::PredictRequest request() {
