@@ -1,27 +1,18 @@
 #include "worker.h"
 
-#include <sys/epoll.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cmath>
-#include <cstring>
-#include <stdexcept>
 #include <string_view>
-#include <system_error>
 
 #include "promptness.h"
 
 namespace smt::loadgen {
 namespace {
 
-constexpr Nanos kConnectWithin = 5 * kSecond;
-constexpr Nanos kReconnectAfter = kSecond / 10;
 // A caller whose call could not even be sent waits so long: without a connection it would spin.
 constexpr Nanos kCallerBackOff = kSecond / 100;
 constexpr Nanos kPublishEvery = kSecond / 10;
-constexpr Nanos kLongestWait = kSecond / 20;  // between looks at RunState::end
+constexpr Nanos kLongestWait = kSecond / 20;       // between looks at RunState::end
+constexpr Nanos kLookForAnswers = kSecond / 1000;  // at the end
 // Arrivals started before the connections are served again, when the generator is behind.
 constexpr int kMostStartedAtOnce = 64;
 
@@ -33,10 +24,8 @@ nghttp2_nv header(std::string_view name, std::string_view value) {
 
 }  // namespace
 
-Worker::Worker(const RunState& run, int index) : run_(run), index_(index), buffer_(256 << 10) {
+Worker::Worker(const RunState& run, int index) : run_(run), connections_(run, index, *this) {
   const Plan& plan = run.plan;
-  epoll_ = epoll_create1(EPOLL_CLOEXEC);
-  if (epoll_ < 0) throw std::system_error(errno, std::generic_category(), "epoll");
   for (const Stream& stream : plan.streams) {
     auto& headers = headers_.emplace_back();
     headers = {header(":method", "POST"),
@@ -56,46 +45,19 @@ Worker::Worker(const RunState& run, int index) : run_(run), index_(index), buffe
       idle_callers_.push_back(i);
     }
   }
-  std::seed_seq seed{static_cast<uint32_t>(plan.seed), static_cast<uint32_t>(index), 0xd15c0u};
-  random_.seed(seed);
   stats_.streams.resize(plan.streams.size());
   stats_.lag.resize(plan.sources.size());
-  for (int i = index; i < plan.connections; i += plan.threads) {
-    slots_.push_back({&run.addresses[static_cast<size_t>(i) % run.addresses.size()], nullptr, 0});
-  }
-}
-
-Worker::~Worker() { ::close(epoll_); }
-
-void Worker::open(Slot& slot) {
-  slot.connection = std::make_unique<Connection>(*slot.address, run_.tls, run_.plan.tls.server_name, epoll_, *this);
-}
-
-void Worker::connect() {
-  for (Slot& slot : slots_) open(slot);
-  Nanos until = now_ns() + kConnectWithin;
-  for (Slot& slot : slots_) {
-    while (!slot.connection->ready()) {
-      if (slot.connection->closed()) {
-        throw std::runtime_error("cannot connect to " + slot.address->name + ": " + slot.connection->error());
-      }
-      if (now_ns() > until) throw std::runtime_error("cannot connect to " + slot.address->name + ": no answer");
-      poll(kLongestWait);
-      flush();
-    }
-  }
 }
 
 void Worker::run() {
   // Callers of a closed loop wait anyway, and the server need not be interrupted for them.
   if (!open_.empty()) stats_.prompt = run_promptly();
   for (Open& open : open_) open.next = open.schedule.next();
-  if (run_.plan.disconnects > 0) next_break_ = run_.began;
   Nanos drained = INT64_MAX;
   for (;;) {
     Nanos now = now_ns();
     if (now < run_.began) {
-      poll(std::min(run_.began - now, kLongestWait));
+      connections_.poll(std::min(run_.began - now, kLongestWait));
       continue;
     }
     Nanos end = run_.end.load(std::memory_order_relaxed);
@@ -112,23 +74,16 @@ void Worker::run() {
       timers_.pop();
       fire(timer);
     }
-    if (now >= next_break_ && !over_) break_connection(now);
     start_due(now);
-    flush();
-    mend_connections(now);
+    connections_.flush();
+    if (!over_) connections_.renew(now);
     publish(now);
-    poll(next_moment(now_ns()));
+    connections_.poll(next_moment(now_ns()));
   }
   calls_.for_each([&](Call& call) {
     if (!call.finished) finished(call, kUnfinished);
   });
-  for (Slot& slot : slots_) {
-    if (slot.connection) draining_.push_back(std::move(slot.connection));
-  }
-  for (auto& connection : draining_) {
-    connection->close("the run is over");
-    retire(*connection);
-  }
+  connections_.close(stats_);
   publish(INT64_MAX);
 }
 
@@ -163,7 +118,7 @@ void Worker::start(uint32_t source, const Choice& choice, std::optional<Nanos> i
     interval_.lag.record(lag);
     if (call.intended >= run_.began + run_.plan.warm_up) stats_.lag[source].record(lag);
   }
-  Connection* connection = pick();
+  Connection* connection = connections_.pick();
   if (outstanding_ > run_.plan.max_outstanding || connection == nullptr) {
     finished(call, connection == nullptr ? kNoConnection : kNotSent);
     released(call);
@@ -190,19 +145,6 @@ void Worker::send(Call& call, Connection& connection) {
   connection.submit(call, headers);
 }
 
-// The connection with the fewest calls under way; among equals, each in turn.
-Connection* Worker::pick() {
-  Connection* best = nullptr;
-  for (size_t i = 0; i < slots_.size(); ++i) {
-    Connection* connection = slots_[(turn_ + i) % slots_.size()].connection.get();
-    if (connection == nullptr || !connection->ready()) continue;
-    if (best == nullptr || connection->outstanding() < best->outstanding()) best = connection;
-    if (best->outstanding() == 0) break;
-  }
-  ++turn_;
-  return best;
-}
-
 void Worker::finished(Call& call, Outcome outcome) {
   Nanos now = now_ns();
   call.finished = true;
@@ -221,7 +163,7 @@ void Worker::finished(Call& call, Outcome outcome) {
 }
 
 void Worker::refused(Call& call) {
-  Connection* connection = call.retried ? nullptr : pick();
+  Connection* connection = call.retried ? nullptr : connections_.pick();
   if (connection == nullptr) {
     finished(call, call.retried ? kStreamReset : kNoConnection);
     released(call);
@@ -275,66 +217,13 @@ void Worker::fire(const Timer& timer) {
 
 Nanos Worker::next_moment(Nanos now) const {
   if (!idle_callers_.empty() && !over_) return 0;
-  Nanos next = std::min({now + kLongestWait, next_break_, run_.end.load(std::memory_order_relaxed)});
-  if (over_) next = now + kSecond / 1000;
+  Nanos end = run_.end.load(std::memory_order_relaxed);
+  Nanos next = over_ ? now + kLookForAnswers : std::min({now + kLongestWait, connections_.next_break(), end});
   if (!timers_.empty()) next = std::min(next, timers_.top().at);
   for (const Open& open : open_) {
-    if (open.next) next = std::min(next, run_.began + open.next->at);
+    if (open.next && run_.began + open.next->at < end) next = std::min(next, run_.began + open.next->at);
   }
   return std::max<Nanos>(0, next - now);
-}
-
-void Worker::poll(Nanos wait) {
-  std::array<epoll_event, 64> events;
-  timespec timeout = to_timespec(wait);
-  int count = epoll_pwait2(epoll_, events.data(), static_cast<int>(events.size()), &timeout, nullptr);
-  for (int i = 0; i < count; ++i) static_cast<Connection*>(events[static_cast<size_t>(i)].data.ptr)->on_event(buffer_);
-}
-
-void Worker::flush() {
-  for (Slot& slot : slots_) {
-    if (slot.connection) slot.connection->flush();
-  }
-  for (auto& connection : draining_) connection->flush();
-}
-
-void Worker::mend_connections(Nanos now) {
-  for (Slot& slot : slots_) {
-    if (slot.connection && slot.connection->draining()) {
-      draining_.push_back(std::move(slot.connection));
-      slot.retry_at = now;
-    } else if (slot.connection && slot.connection->closed()) {
-      retire(*slot.connection);
-      slot.connection.reset();
-      if (slot.retry_at == 0) slot.retry_at = now + kReconnectAfter;
-    }
-    if (!slot.connection && now >= slot.retry_at && !over_) {
-      open(slot);
-      slot.retry_at = 0;
-    }
-  }
-  std::erase_if(draining_, [&](const auto& connection) {
-    if (connection->closed()) retire(*connection);
-    return connection->closed();
-  });
-}
-
-void Worker::retire(const Connection& connection) {
-  stats_.bytes_in += connection.bytes_in();
-  stats_.bytes_out += connection.bytes_out();
-  if (connection.lived()) ++stats_.connections_ended;
-}
-
-void Worker::break_connection(Nanos now) {
-  double own = run_.plan.disconnects * static_cast<double>(slots_.size()) / run_.plan.connections;
-  bool first = next_break_ == run_.began;
-  next_break_ = now + std::llround(std::exponential_distribution<double>(own)(random_) * kSecond);
-  if (first) return;
-  Slot& slot = slots_[random_() % slots_.size()];
-  if (!slot.connection || !slot.connection->ready()) return;
-  slot.connection->close("broken by the plan", true);
-  slot.retry_at = now;
-  ++stats_.connections_broken;
 }
 
 void Worker::publish(Nanos now) {
