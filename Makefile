@@ -48,7 +48,7 @@ asan tsan: build/.installed  ## C++ tests and the server's own tests under Addre
 	SMT_SERVER=$(CURDIR)/build/$@/serving/server/smt-server SMT_LOADGEN=$(CURDIR)/build/$@/serving/loadgen/smt-loadgen \
 	    ASAN_OPTIONS="detect_leaks=0" \
 	    TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1 suppressions=$(CURDIR)/tests/serving/server/tsan.supp" \
-	    $(BIN)/python -m pytest tests/serving/test_server_*.py
+	    $(BIN)/python -m pytest tests/serving/test_server_*.py tests/serving/test_loadgen.py
 
 format:  ## Rewrite Python and C++ sources in the project's format
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
