@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 
-#include "aligned_array.h"
 #include "file_io.h"
 #include "names.h"
 #include "refusal.h"
@@ -85,22 +85,24 @@ void probe(const LoadedSnapshot& snapshot, const std::string& shown) {
 WeightSlot load_weights(const fs::path& path, const std::string& shown, const FileEntry& file,
                         const TemplateBinary& binary, int64_t table_rows, std::stop_token stop) {
   const BinaryManifest& abi = binary.manifest();
-  AlignedArray<float> slab;
+  const auto elements = static_cast<size_t>(abi.slab_elements);
+  // On the heap, which keeps such a block from load to load: clearing fresh pages takes as long as hashing them.
+  std::unique_ptr<float[]> slab;
   WeightSlot slot;
   auto place = [&](const WeightShapes& found) -> WeightPlaces {
     expect(Reason::kWeights, found.slab_elements, abi.slab_elements, shown, "elements of tensor 'slab'");
     expect(Reason::kWeights, found.dim, abi.dim, shown, "columns of tensor 'table'");
     expect(Reason::kWeights, found.table_rows, table_rows, shown, "rows of tensor 'table'");
-    slab = AlignedArray<float>(static_cast<size_t>(found.slab_elements));
+    slab = std::make_unique_for_overwrite<float[]>(elements);
     try {
       slot = binary.allocate(found.table_rows);
     } catch (const ArenaError& error) {
       throw Refused(Reason::kIo, shown + ": " + error.what());
     }
-    return {slab.values(), slot.table()};
+    return {{slab.get(), elements}, slot.table()};
   };
   read_weights(path, shown, file, place, std::move(stop));
-  binary.pack(slab.values(), slot);
+  binary.pack({slab.get(), elements}, slot);
   return slot;
 }
 
