@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -155,7 +158,7 @@ def test_certificates_change_under_traffic(secured: Secured, tmp_path: Path) -> 
             pair = secured.authority.sign(f"server{number}")
             secured.wait_for_one_more("tls_reloaded", lambda pair=pair: install(pair, secured.pair))  # type: ignore[misc]
             wait_for_calls()
-            assert serial(secured) == pair.cert.read_text().strip()
+            assert shown_to(secured) == pair.cert.read_text().strip()
     finally:
         stop.set()
         for thread in threads:
@@ -164,11 +167,8 @@ def test_certificates_change_under_traffic(secured: Secured, tmp_path: Path) -> 
     assert min(calls) > 8
 
 
-def serial(secured: Secured) -> str:
+def shown_to(secured: Secured) -> str:
     """The certificate that a new connection is shown, PEM."""
-    import socket
-    import ssl
-
     context = ssl.create_default_context(cafile=secured.authority.ca)
     context.load_cert_chain(secured.client_pair.cert, secured.client_pair.key)
     context.set_alpn_protocols(["h2"])
@@ -184,7 +184,7 @@ def serial(secured: Secured) -> str:
 
 def test_files_that_do_not_fit_change_nothing(secured: Secured) -> None:
     """The pair in use stays, an error names the file, and the next good pair is taken."""
-    before = serial(secured)
+    before = shown_to(secured)
     good, other = secured.authority.sign("good"), secured.authority.sign("other")
     damages: list[tuple[Callable[[], object], str]] = [
         (lambda: install(Pair(good.cert, other.key), secured.pair), "server.key: the key is not that of"),
@@ -197,12 +197,12 @@ def test_files_that_do_not_fit_change_nothing(secured: Secured) -> None:
         secured.wait_for_one_more("tls_not_reloaded", damage)
         wait_for(lambda: reason in secured.running.events("tls_not_reloaded")[-1]["reason"], reason)  # noqa: B023
         connect(secured, secured.tls)
-        assert serial(secured) == before
+        assert shown_to(secured) == before
     logged = secured.count("tls_not_reloaded")
     time.sleep(2.5)  # two more looks, to see that nothing is logged: no event would tell
     assert secured.count("tls_not_reloaded") == logged
     secured.wait_for_one_more("tls_reloaded", lambda: install(good, secured.pair))
-    assert serial(secured) == good.cert.read_text().strip()
+    assert shown_to(secured) == good.cert.read_text().strip()
 
 
 def test_the_client_ca_changes(secured: Secured, tmp_path: Path) -> None:
@@ -235,8 +235,6 @@ def test_commands_speak_tls(secured: Secured, tmp_path: Path, monkeypatch: pytes
     done = CliRunner().invoke(app, [str(word) for word in ["status", *target, *options, "--json"]])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["scenarios"][0]["scenario"] == "feed"
-
-    import pyarrow.parquet as pq
 
     pq.write_table(ROWS, tmp_path / "rows.parquet")
     for name, value in zip(options[::2], options[1::2], strict=True):
