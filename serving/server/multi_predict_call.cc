@@ -20,6 +20,10 @@ void MultiPredictCall::decode() {
       read_multi_predict(in_one_piece(request_bytes_, arena_), wire_limits(state_.options.max_rows), arena_);
   request_id_ = fields.request_id;
   rows_ = fields.rows;
+  if (rows_ < 1 || rows_ > state_.options.max_rows) {  // here: it is no scenario's fault
+    throw Failure{Outcome::kInvalidArgument,
+                  "rows: " + std::to_string(rows_) + "; expected 1.." + std::to_string(state_.options.max_rows)};
+  }
   if (fields.scenarios.empty()) {
     throw Failure{Outcome::kInvalidArgument, "scenarios: none; expected 1.." + std::to_string(kMaxScenarios)};
   }

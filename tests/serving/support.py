@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
 
 from smt.kernels.transform import FeatureTransform, TransformedBatch, columns_from_arrow
 from smt.serving.binary import BinaryRunner, Weights, batch_inputs
@@ -241,6 +242,14 @@ class RunningServer:
         with urllib.request.urlopen(self.metrics_url, timeout=WAIT_SECONDS) as answer:
             content: bytes = answer.read()
         return content.decode()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of that name whose labels are these, whatever others they have."""
+        families = text_string_to_metric_families(self.metrics())
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        found = [sample.value for sample in samples if labels.items() <= sample.labels.items()]
+        assert found, f"no sample of {name} {labels}"
+        return float(sum(found))
 
 
 def failed_start(registry: Path, *arguments: object) -> tuple[int, str]:
