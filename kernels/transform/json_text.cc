@@ -31,6 +31,10 @@ nlohmann::json parse_json(std::string_view text) {
     }
     return true;
   };
+  // To the parser a NUL byte is the end, whatever comes behind it.
+  if (size_t at = text.find('\0'); at != std::string_view::npos) {
+    throw JsonError("not valid JSON: NUL byte at position " + std::to_string(at));
+  }
   try {
     return json::parse(text.begin(), text.end(), on_event);
   } catch (const json::exception& error) {

@@ -16,7 +16,7 @@ from smt.training.scenario import load_scenario
 from smt.training.template import Template, load_template
 from smt.training.trainer import train
 from tests.serving.data import write_shop
-from tests.serving.support import FEED, SEARCH, TEMPLATE_YAML, RunningServer, copy_binaries
+from tests.serving.support import FEED, SEARCH, TEMPLATE_YAML, VIDEO, RunningServer, copy_binaries
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +43,14 @@ def runner(compiled: tuple[Path, BinaryInfo, list[str]], template: Template) -> 
 def registry_folder(compiled: tuple[Path, BinaryInfo, list[str]], tmp_path: Path) -> Path:
     """A registry of one's own with the binary and no snapshot."""
     return copy_binaries(compiled[0], tmp_path / "registry")
+
+
+@pytest.fixture
+def three(registry_folder: Path, template: Template) -> Path:
+    """A registry of one's own with the scenarios feed, search and video (seeds 1, 2, 3)."""
+    for seed, case in enumerate((FEED, SEARCH, VIDEO), start=1):
+        case.publish(Registry(registry_folder), template, seed)
+    return registry_folder
 
 
 @pytest.fixture(scope="module")

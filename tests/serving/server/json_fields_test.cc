@@ -51,6 +51,12 @@ TEST(JsonFields, RefusesDocumentsThatReadersCouldTakeDifferently) {
   expect_refused(
       Reason::kManifest, [] { parse_json("", "f"); }, "f: not valid JSON");
   expect_refused(
+      Reason::kManifest,
+      [] {
+        parse_json({"{}\0x", 4}, "f");
+      },
+      "f: not valid JSON: NUL byte at position 2");
+  expect_refused(
       Reason::kManifest, [] { parse_json("{\"a\":NaN}", "f"); }, "f: not valid JSON");
 }
 
