@@ -52,11 +52,26 @@ void BatchRunner::scatter(std::span<const Part> parts) const {
   }
 }
 
+std::vector<Part> BatchRunner::give_up_expired(std::span<const Part> parts, Clock::time_point now) {
+  std::vector<Part> live;
+  for (const Part& part : parts) {
+    if (now < part.work->deadline)
+      live.push_back(part);
+    else
+      part.work->give_up(Drop::kExpired);
+  }
+  return live;
+}
+
 void BatchRunner::attempt(std::span<const Part> parts, Timing& timing) {
+  if (parts.empty()) return;
   Clock::time_point begin = Clock::now();
   transform(parts);
   Clock::time_point transformed = Clock::now();
-  for (const Part& part : parts) timing.expired_rows += transformed >= part.work->deadline ? part.rows : 0;
+  auto expired = [&](const Part& part) { return transformed >= part.work->deadline; };
+  if (std::any_of(parts.begin(), parts.end(), expired)) return attempt(give_up_expired(parts, transformed), timing);
+  Clock::time_point began = Clock::now();
+  for (const Part& part : parts) timing.expired_rows += began >= part.work->deadline ? part.rows : 0;
   compute(parts);
   Clock::time_point computed = Clock::now();
   scatter(parts);

@@ -30,6 +30,9 @@ class BatchRunner {
   void transform(std::span<const Part> parts);
   void compute(std::span<const Part> parts);
   void scatter(std::span<const Part> parts) const;
+  // The parts whose deadline has not passed at `now`; the works of the others are given up. The scheduler looks when it
+  // hands them out, but a worker may be kept from the core between that and compute.
+  static std::vector<Part> give_up_expired(std::span<const Part> parts, Work::Clock::time_point now);
   void attempt(std::span<const Part> parts, Timing& timing);
 
   transform::Batch batch_;

@@ -386,7 +386,7 @@ void Scheduler::compute(Block& block, BatchRunner& runner) {
   static_cast<void>(prepared);
   const TemplateBinary* binary = block.parts.front().work->snapshot->binary.get();  // below only its address is used
   BatchRunner::Timing timing = runner.run(block.parts);
-  observer_({.rows = timing.rows, .padding = timing.padding, .expired_rows = timing.expired_rows});
+  if (timing.rows > 0) observer_({.rows = timing.rows, .padding = timing.padding, .expired_rows = timing.expired_rows});
   for (const Part& part : block.parts) {
     if (part.work->end(part.rows)) part.work->conclude();
   }

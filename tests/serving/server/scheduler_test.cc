@@ -5,6 +5,7 @@
 #include <random>
 #include <thread>
 
+#include "batch_runner.h"
 #include "scheduler_fixture.h"
 
 namespace smt::server {
@@ -180,6 +181,30 @@ TEST_F(SchedulerTest, ExpiredWorksAreNotComputed) {
   EXPECT_EQ(busy->fate(), Drop::kNone);
   EXPECT_EQ(binary->runs(1).size(), 1U);
   EXPECT_EQ(expired_rows, 0);
+}
+
+// As when the worker was kept from its core after it had taken them.
+TEST_F(SchedulerTest, WorksThatExpireInAWorkersHandsAreNotComputed) {
+  start(1);
+  auto feed = scenario("feed", 1);
+  auto mail = scenario("mail", 2);
+  auto late = work(feed, 16, -1ms);
+  auto good = work(feed, 16);
+  auto later = work(mail, 16, -1ms);
+  std::vector<Part> parts;
+  for (Work* one : {static_cast<Work*>(late.get()), static_cast<Work*>(good.get()), static_cast<Work*>(later.get())}) {
+    one->scores.resize(32);
+    parts.push_back({one, 0, 16});
+  }
+  BatchRunner runner;
+  BatchRunner::Timing timing = runner.run(parts);
+  EXPECT_EQ(timing.rows, 16);
+  EXPECT_EQ(timing.expired_rows, 0);
+  EXPECT_TRUE(good->scored(1));
+  EXPECT_EQ(binary->runs(1).size(), 1U);
+  parts.erase(parts.begin() + 1);
+  EXPECT_EQ(runner.run(parts).rows, 0);
+  EXPECT_EQ(binary->runs(1).size(), 1U);
 }
 
 TEST_F(SchedulerTest, AWorkThatCannotBeInTimeIsRefusedAtOnce) {
