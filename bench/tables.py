@@ -185,6 +185,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "kernels_summary": ("kernels", kernels_summary),
     "scenarios": ("scenarios", scenarios),
     "serving": ("serving", serving),
+    "serving_summary": ("serving", _asked),
     "transform": ("transform", transform),
 }
 
