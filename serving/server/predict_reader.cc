@@ -6,6 +6,7 @@
 #include <utility>
 #include <variant>
 
+#include "arena_list.h"
 #include "names.h"
 #include "smt/v1/prediction.pb.h"
 #include "wire.h"
@@ -19,69 +20,14 @@ using v1::Feature;
 
 constexpr uint32_t bytes_tag(int field) { return wire_tag(field, WireType::kBytes); }
 
-// Takes memory of the arena in larger pieces: to ask it for some costs as much as to read a feature of one row.
-class Memory {
- public:
-  static constexpr size_t kAlignment = 8;
-
-  // For a message of so many bytes.
-  Memory(Arena& arena, size_t message) : arena_(arena), piece_(rounded(std::min(message, kLargestPiece))) {}
-
-  void* take(size_t bytes) {
-    bytes = rounded(bytes);
-    if (bytes > left_) {
-      if (bytes > piece_ / 4) return arena_.AllocateAligned(bytes);  // so that little is lost at a piece's end
-      at_ = static_cast<char*>(arena_.AllocateAligned(piece_));
-      left_ = piece_;
-    }
-    left_ -= bytes;
-    return std::exchange(at_, at_ + bytes);
-  }
-
- private:
-  static constexpr size_t kLargestPiece = 4096;
-
-  static size_t rounded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
-  Arena& arena_;
-  const size_t piece_;
-  char* at_ = nullptr;
-  size_t left_ = 0;
-};
-
-// A repeated field. Its memory at least doubles when it grows: many short runs cost no more than one long one.
-template <typename T>
-class List {
-  static_assert(std::is_trivially_copyable_v<T> && alignof(T) <= Memory::kAlignment);
-
- public:
-  // Room for `count` more.
-  T* add(size_t count, Memory& memory) {
-    if (capacity_ - size_ < count) {
-      capacity_ = std::max(size_ + count, 2 * capacity_);
-      T* wider = static_cast<T*>(memory.take(capacity_ * sizeof(T)));
-      std::copy_n(data_, size_, wider);
-      data_ = wider;
-    }
-    size_ += count;
-    return data_ + size_ - count;
-  }
-
-  std::span<const T> values() const { return {data_, size_}; }
-
- private:
-  T* data_ = nullptr;
-  size_t size_ = 0;
-  size_t capacity_ = 0;
-};
-
 // The oneof of a Feature.
-using Values = std::variant<std::monostate, List<float>, List<double>, List<int64_t>, List<std::string_view>>;
+using Values =
+    std::variant<std::monostate, ArenaList<float>, ArenaList<double>, ArenaList<int64_t>, ArenaList<std::string_view>>;
 
 template <typename T>
-List<T>& member(Values& values) {
-  List<T>* same = std::get_if<List<T>>(&values);
-  return same != nullptr ? *same : values.emplace<List<T>>();
+ArenaList<T>& member(Values& values) {
+  ArenaList<T>* same = std::get_if<ArenaList<T>>(&values);
+  return same != nullptr ? *same : values.emplace<ArenaList<T>>();
 }
 
 // Where a message lies, for the texts of errors.
@@ -202,7 +148,7 @@ class Reader {
     if (++features_ > limits_.features) throw InputError(too_many_features(limits_, "context and candidates"));
     Place place{.list = list, .index = columns.size()};
     Values values;
-    List<int32_t> lengths;
+    ArenaList<int32_t> lengths;
     each_field(wire, [&](uint32_t tag) {
       switch (tag) {
         case bytes_tag(Feature::kNameFieldNumber):
@@ -238,13 +184,13 @@ class Reader {
   }
 
   template <typename Message, typename T>
-  void numbers(Wire wire, List<T>& out) {
+  void numbers(Wire wire, ArenaList<T>& out) {
     each_field(wire, [&](uint32_t tag) { return number<Message::kValuesFieldNumber>(tag, wire, out); });
   }
 
   // A repeated number of fixed width: a packed run of them, or one.
   template <int kField, typename T>
-  bool number(uint32_t tag, Wire& wire, List<T>& out) {
+  bool number(uint32_t tag, Wire& wire, ArenaList<T>& out) {
     std::string_view run;
     if (tag == bytes_tag(kField)) {
       run = wire.bytes();
@@ -258,7 +204,7 @@ class Reader {
     return true;
   }
 
-  void strings(Wire wire, const Place& place, List<std::string_view>& out) {
+  void strings(Wire wire, const Place& place, ArenaList<std::string_view>& out) {
     each_field(wire, [&](uint32_t tag) {
       if (tag != bytes_tag(v1::Strings::kValuesFieldNumber)) return false;
       const std::string_view value = text(wire, place, "strings.values", out.values().size());
@@ -282,7 +228,7 @@ class Reader {
   }
 
   const WireLimits limits_;
-  Memory memory_;
+  ArenaPieces memory_;
   int64_t fields_ = 0;
   int64_t features_ = 0;
   PredictFields out_;

@@ -171,7 +171,7 @@ TEST_F(PredictReaderTest, CountsScenariosAndTheirTasks) {
 TEST_F(PredictReaderTest, MemoryIsOfTheOrderOfTheMessage) {
   auto memory_for = [](const std::string& part) {
     std::string feature;
-    while (feature.size() < (1 << 20)) feature += part;
+    while (feature.size() < (1 << 16)) feature += part;
     std::string bytes = "\x2a";
     for (size_t size = feature.size(); size > 0; size >>= 7) {
       bytes += static_cast<char>((size & 0x7f) | (size >= 0x80 ? 0x80 : 0));
