@@ -16,7 +16,7 @@ class InferCall final : public Transport {
  private:
   using Arena = google::protobuf::Arena;
 
-  std::string_view peek() const override { return first_text(this->request_bytes_); }
+  std::string_view peek() override { return first_text(this->request_bytes_, this->arena_); }
   void decode() override;
   void respond() noexcept override;
   void parse();        // throws Failure

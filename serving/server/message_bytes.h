@@ -9,8 +9,8 @@
 namespace smt::server {
 
 // The first field of a message, if it is a string with number 1, as scenario and model names are where they are alone;
-// empty when it is not, or not in one piece. A view of the buffer's memory.
-std::string_view first_text(const grpc::ByteBuffer& bytes);
+// empty when it is not. A view of the buffer's memory, or of a copy on the arena. Throws std::bad_alloc.
+std::string_view first_text(const grpc::ByteBuffer& bytes, google::protobuf::Arena& arena);
 
 // All of a message: of the buffer's memory where it lies in one piece there, else of a copy on the arena.
 // Throws std::bad_alloc.

@@ -44,6 +44,8 @@ void MessageCall::end(MessageCall* call) {
 }
 
 void MessageCall::begin() {
+  // Cancelled before its message was here: gRPC calls the method all the same. There is no request to count.
+  if (!request_bytes_.Valid()) return send(Failure{Outcome::kCancelled, "cancelled before the request had arrived"});
   entered_ = state_.gate.enter();
   if (!entered_) return refuse({Outcome::kUnavailable, kDraining});
   start();

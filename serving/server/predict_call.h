@@ -13,7 +13,7 @@ class PredictCall final : public UnaryCall {
               grpc::ByteBuffer& response);
 
  private:
-  std::string_view peek() const override { return first_text(request_bytes_); }
+  std::string_view peek() override { return first_text(request_bytes_, arena_); }
   void decode() override;
   void respond() noexcept override;
 

@@ -296,7 +296,9 @@ void Scheduler::cancel(Work* work) {
   std::vector<Work*> ended;
   {
     std::lock_guard lock(mutex_);
-    if (work->queued_) drop(work, Drop::kCancelled, ended);
+    // gRPC also cancels a call whose deadline passed.
+    Drop reason = Clock::now() >= work->deadline ? Drop::kExpired : Drop::kCancelled;
+    if (work->queued_) drop(work, reason, ended);
   }
   for (Work* gone : ended) gone->conclude();
 }

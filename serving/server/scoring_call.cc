@@ -277,6 +277,7 @@ void ScoringCall::account(Target& target) {
 
 void ScoringCall::account(const Failure& failure) {
   Target nobody(*this);
+  if (peeked_.empty()) peeked_ = peek();  // refused before it was looked at: the server is draining
   nobody.scenario = !targets_.empty() && !many_ ? targets_.front()->scenario : peeked_;
   nobody.metrics = &state_.metrics.find(nobody.scenario);
   nobody.failure = failure;

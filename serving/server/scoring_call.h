@@ -81,7 +81,7 @@ class ScoringCall {
 
  protected:
   // The name of the scenario, if a look at the first bytes tells: an overloaded one is refused for no more than that.
-  virtual std::string_view peek() const { return {}; }
+  virtual std::string_view peek() { return {}; }
   // Parses, and fills rows_, context_, candidates_, request_id_, bytes_ and targets (add_target()). Throws Failure or
   // transform::InputError.
   virtual void decode() = 0;

@@ -233,10 +233,16 @@ class RunningServer:
             os.kill(self.process.pid, signal.SIGKILL)
             self.process.wait(WAIT_SECONDS)
 
+    def log_text(self) -> str:
+        return self._log.read_text()
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """The log, as far as its lines are complete."""
+        return [json.loads(line) for line in self.log_text().split("\n")[:-1] if line.startswith("{")]
+
     def events(self, name: str) -> list[dict[str, Any]]:
         """The log's lines of one event."""
-        lines = [json.loads(line) for line in self._log.read_text().splitlines() if line.endswith("}")]
-        return [line for line in lines if line["event"] == name]
+        return [line for line in self.log_lines() if line["event"] == name]
 
     def metrics(self) -> str:
         with urllib.request.urlopen(self.metrics_url, timeout=WAIT_SECONDS) as answer:

@@ -64,33 +64,38 @@ TEST(MessageBytes, NoBytesAreAnEmptyMessage) {
   Arena arena;
   EXPECT_EQ(in_one_piece(grpc::ByteBuffer(), arena), "");
   EXPECT_EQ(in_one_piece(in_slices("", 1), arena), "");
-  EXPECT_EQ(first_text(grpc::ByteBuffer()), "");
-  EXPECT_EQ(first_text(in_slices("", 1)), "");
+  EXPECT_EQ(first_text(grpc::ByteBuffer(), arena), "");
+  EXPECT_EQ(first_text(in_slices("", 1), arena), "");
 }
 
-TEST(MessageBytes, FirstTextIsSeenInTheFirstPiece) {
-  const std::string bytes = named("feed", 500);
-  const grpc::ByteBuffer whole = in_slices(bytes, 500);
-  EXPECT_EQ(first_text(whole), "feed");
-  EXPECT_EQ(memory_of(first_text(whole)), memory_of(whole) + 2);
-  const grpc::ByteBuffer pieces = in_slices(bytes, 100);
-  EXPECT_EQ(first_text(pieces), "feed");
-  EXPECT_EQ(first_text(in_slices(named(std::string(100, 'n'), 500), 50)), "") << "not in one piece";
-  EXPECT_EQ(first_text(in_slices(std::string("\x12\x04"
-                                             "feed") +
-                                     std::string(50, '\0'),
-                                 500)),
-            "")
-      << "number 2";
-  EXPECT_EQ(first_text(in_slices("\x0a\x7f" + std::string(50, 'n'), 500)), "") << "shorter than it says";
+TEST(MessageBytes, FirstTextOfOnePieceIsNotCopied) {
+  const grpc::ByteBuffer whole = in_slices(named("feed", 500), 500);
+  Arena arena;
+  const uint64_t before = arena.SpaceUsed();
+  EXPECT_EQ(first_text(whole, arena), "feed");
+  EXPECT_EQ(memory_of(first_text(whole, arena)), memory_of(whole) + 2);
+  EXPECT_EQ(first_text(in_slices(named("feed", 500), 200), arena), "feed");
+  EXPECT_EQ(arena.SpaceUsed(), before);
 }
 
-// A view of a short message would be one of a handle that is gone: it is not worth a copy.
-TEST(MessageBytes, FirstTextOfAShortMessageIsNotLookedAt) {
-  EXPECT_EQ(first_text(in_slices(named("feed", 6), 100)), "");
-  EXPECT_EQ(first_text(in_slices(named("feed", GRPC_SLICE_INLINED_SIZE), 100)), "");
-  const grpc::ByteBuffer longer = in_slices(named("feed", GRPC_SLICE_INLINED_SIZE + 1), 100);
-  EXPECT_EQ(first_text(longer), "feed");
+TEST(MessageBytes, FirstTextIsFoundHoweverTheMessageIsCut) {
+  for (const std::string& name : {std::string("feed"), std::string(64, 'n'), std::string(127, 'n')}) {
+    for (size_t size : {name.size() + 2, size_t{500}}) {
+      for (size_t slice = 1; slice <= size; ++slice) {
+        Arena arena;
+        const grpc::ByteBuffer bytes = in_slices(named(name, size), slice);
+        EXPECT_EQ(first_text(bytes, arena), name) << size << " bytes in slices of " << slice;
+      }
+    }
+  }
+}
+
+TEST(MessageBytes, FirstTextThatIsNone) {
+  Arena arena;
+  EXPECT_EQ(first_text(in_slices("\x12\x04" + std::string(50, 'n'), 500), arena), "") << "number 2";
+  EXPECT_EQ(first_text(in_slices("\x0a\x7f" + std::string(50, 'n'), 500), arena), "") << "shorter than it says";
+  EXPECT_EQ(first_text(in_slices("\x0a\x80\x01" + std::string(200, 'n'), 500), arena), "") << "too long for a name";
+  EXPECT_EQ(first_text(in_slices("\x0a", 500), arena), "");
 }
 
 }  // namespace

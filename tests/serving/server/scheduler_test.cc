@@ -245,6 +245,21 @@ TEST_F(SchedulerTest, CancelledWorksLeaveTheQueue) {
   EXPECT_EQ(busy->fate(), Drop::kNone);
 }
 
+// gRPC cancels a call when its deadline passes: that is no client that went away.
+TEST_F(SchedulerTest, CancelledWorksThatHadExpiredAreExpired) {
+  start(1);
+  auto feed = scenario("feed", 1);
+  auto busy = occupy(feed);
+  auto late = work(feed, 16, 1ms);
+  submit(late.get());
+  std::this_thread::sleep_until(late->deadline);
+  late->is_cancelled = true;
+  scheduler_->cancel(late.get());
+  EXPECT_EQ(late->fate(), Drop::kExpired);
+  binary->open();
+  EXPECT_EQ(busy->fate(), Drop::kNone);
+}
+
 TEST_F(SchedulerTest, ACancelledLargeWorkStopsAfterTheBlocksThatRun) {
   start(1, 16);
   auto feed = scenario("feed", 1);
