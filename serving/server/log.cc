@@ -34,7 +34,9 @@ void write_line(Level level, std::string_view event, Fields fields) {
   for (const Field& field : fields) {
     std::visit([&](const auto& value) { line[std::string(field.key)] = value; }, field.value);
   }
-  std::string text = line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  // In ASCII: clients choose some of the text, and there are readers that take U+2028 for the end of a line, and
+  // terminals that obey U+009B.
+  std::string text = line.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
   text.push_back('\n');
   const char* at = text.data();
   size_t left = text.size();

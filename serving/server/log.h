@@ -38,7 +38,8 @@ struct Field {
 
 using Fields = std::initializer_list<Field>;
 
-// `event` is a fixed snake_case word, what changes goes into fields. Text that is not UTF-8 is replaced.
+// `event` is a fixed snake_case word, what changes goes into fields. Text that is not UTF-8 is replaced; lines are
+// ASCII.
 void write(Level level, std::string_view event, Fields fields);
 // At level info, and written whatever the least level is: who asked the server for what.
 void audit(std::string_view event, Fields fields);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.serving.support import FEED, SEARCH, RunningServer, failed_start, wai
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 ROWS = FEED.rows(40)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def write(folder: Path, content: Any) -> Path:
@@ -273,3 +275,18 @@ def test_changes_under_traffic(three: Path, tmp_path: Path) -> None:
     [result] = results
     assert set(result.total.totals) == {"OK"}
     assert len(server.events("scheduling_refused")) == seen + 1  # told once, not at every look
+
+
+def test_the_documented_file(three: Path, tmp_path: Path) -> None:
+    """The example of the documentation is taken, and its table has the keys that there are."""
+    text = (ROOT / "docs/operations.md").read_text()
+    [example] = re.findall(r"## Scheduling.*?```json\n(.*?)```.*?## Health", text, re.DOTALL)
+    with RunningServer(three, tmp_path, scheduling=write(tmp_path, example)) as server:
+        assert json.loads(example)["scenarios"].keys() >= {"feed"}
+        write(tmp_path, {"default": {"all": 1}})
+        wait_for(lambda: server.events("scheduling_refused"), "the log to name the keys")
+        [event] = server.events("scheduling_refused")
+    keys = event["reason"].rpartition("expected one of: ")[2].split(", ")
+    section = text[text.index("## Scheduling") : text.index("## Health")]
+    assert [key for key in keys if f"`{key}`" not in section and f"`{key} " not in section] == []
+    assert len(keys) == 5
