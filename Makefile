@@ -61,6 +61,9 @@ bench: build/.installed  ## Measure feature transformation, fused kernels and se
 	$(BIN)/python -m bench.scenarios --json bench/results/scenarios.json
 	$(BIN)/python -m bench.isolation --json bench/results/isolation.json
 
+soak: build/.installed  ## Run the server for twenty minutes under everything at once: leaks, losses, counters
+	$(BIN)/python -m bench.soak --json bench/results/soak.json
+
 tables: build/.installed  ## Regenerate the documents' tables from bench/results
 	$(BIN)/python -m bench.tables $(TABLED)
 
@@ -105,4 +108,4 @@ build/typing: build/.installed
 	@$(BIN)/python serving/protos/generate.py protos serving/protos
 	@touch $@
 
-.PHONY: help setup demo test lint asan tsan format bench tables clean
+.PHONY: help setup demo test lint asan tsan format bench soak tables clean

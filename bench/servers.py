@@ -82,8 +82,25 @@ class SmtServer:
 
     def metric(self, name: str, **labels: str) -> float:
         """Sum of a metric's samples with these labels. Raises ServerError if there is no such metric."""
+        return metric_sum(self.metrics_text(), name, labels)
+
+    def metrics_text(self) -> str:
+        """What Prometheus would read."""
         with urllib.request.urlopen(self._metrics_url, timeout=WAIT_SECONDS) as answer:
-            return metric_sum(answer.read().decode(), name, labels)
+            content: bytes = answer.read()
+        return content.decode()
+
+    def log_lines(self) -> list[str]:
+        """What it wrote on stderr, as far as the lines are complete."""
+        return (self._folder / "server.log").read_text(errors="replace").split("\n")[:-1]
+
+    def terminate(self) -> int | None:
+        """Asks it to end, as an orchestrator does; returns its exit status, None if it did not end in time."""
+        self._process.terminate()
+        try:
+            return self._process.wait(WAIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            return None
 
 
 class EmptyServer:
