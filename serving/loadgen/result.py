@@ -180,7 +180,7 @@ class LoadResult:
         if lag is not None and lag > _LATE_MS and lag > _LATE_SHARE * (latency or 0.0):
             found.append(
                 f"the generator itself was late: 1 % of the calls were sent {lag:.3g} ms or more after their moment, "
-                "which is part of their latency; give it a core of its own{self._or_priority()}, or more --threads"
+                f"which is part of their latency; give it a core of its own{self._or_priority()}, or more --threads"
             )
         unsent = self.total.totals.get("not sent", 0)
         if unsent:
