@@ -172,24 +172,27 @@ def test_expired_requests_leave_the_queue_without_compute(slow: RunningServer) -
     assert waiting(slow) == 0
 
 
-def test_no_answer_is_late_under_overload(slow: RunningServer) -> None:
-    """Deadlines of many lengths at three times the capacity: nothing is computed in vain."""
-    closed = loadgen.smt_streams(slow.target, {"feed": 1.0, "search": 1.0}, {64: 1.0}, payloads=8)
-    capacity = loadgen.run(Plan([slow.target], [Source(Closed(8), closed)], seconds=1)).total.ok_per_second
+def test_nothing_is_computed_in_vain_under_overload(
+    three: Path, tmp_path: Path, patient: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deadlines of many lengths at three times the capacity: the server goes on answering as much as it can."""
+    monkeypatch.setenv("SMT_KERNELS", "portable")
+    mix, rows = {"feed": 1.0, "search": 1.0}, {64: 1.0}
     timeouts = [Timeout(milliseconds / 1e3) for milliseconds in (2, 5, 20, 50, 200)]
-    mixed = loadgen.smt_streams(
-        slow.target, {"feed": 1.0, "search": 1.0}, {64: 1.0}, payloads=8, timeouts=timeouts, linger_seconds=2.0
-    )
-    result = loadgen.run(Plan([slow.target], [Source(Open(3 * capacity), mixed)], seconds=2))
-    total = result.total
-    assert total.ok > 0
-    outcomes = {"OK", "DEADLINE_EXCEEDED", "client deadline", "RESOURCE_EXHAUSTED", "CANCELLED"}
-    assert set(total.totals) <= outcomes
-    assert total.totals["DEADLINE_EXCEEDED"] > 0
-    assert slow.metric("smt_expired_rows_total") == 0
-    # By the client's clock, which began before the server's: the way there and back may be late, on a busy machine.
-    # Without deadlines, the queue at the end would be of seconds.
-    assert total.latest_ok_ms < 100
+    with RunningServer(three, tmp_path, workers=1, scheduling=patient) as server:
+        closed = loadgen.smt_streams(server.target, mix, rows, payloads=8)
+        capacity = loadgen.run(Plan([server.target], [Source(Closed(8), closed)], seconds=1)).total.ok_per_second
+        computed = server.metric("smt_block_rows_sum")
+        # Calls that wait at the client are late by its clock alone: what the server counts is looked at.
+        mixed = loadgen.smt_streams(server.target, mix, rows, payloads=8, timeouts=timeouts, linger_seconds=2.0)
+        result = loadgen.run(Plan([server.target], [Source(Open(3 * capacity), mixed)], seconds=2))
+        computed = server.metric("smt_block_rows_sum") - computed
+        assert result.total.totals["OK"] > capacity
+        assert result.total.totals["DEADLINE_EXCEEDED"] > 0
+        outcomes = {"OK", "DEADLINE_EXCEEDED", "client deadline", "RESOURCE_EXHAUSTED", "CANCELLED"}
+        assert set(result.total.totals) <= outcomes
+        assert server.metric("smt_expired_rows_total") == 0
+        assert server.metric("smt_late_rows_total") < computed / 4
 
 
 # Cancellation

@@ -322,6 +322,9 @@ TEST_F(SchedulerTest, AQueueHoldsNoMoreWorkThanItsTime) {
   auto first = work(feed, 64);
   submit(first.get());
   EXPECT_EQ(first->fate(), Drop::kNone);
+  auto second = work(feed, 64);  // after it the cost is known
+  submit(second.get());
+  EXPECT_EQ(second->fate(), Drop::kNone);
   std::vector<std::unique_ptr<TestWork>> works;
   for (int i = 0; i < 10; ++i) submit(works.emplace_back(work(feed, 64)).get());
   int64_t full = 0;
