@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 NAME_PATTERN = r"[a-z0-9_-]{1,64}"
-# YYYYMMDD-HHMMSS-mmm (UTC) and the first 8 hex digits of the content's SHA-256; sorts by time of publication.
+# YYYYMMDD-HHMMSS-mmm (UTC), which sorts by time of publication, and 8 hex digits that tell simultaneous ones apart.
 VERSION_PATTERN = r"\d{8}-\d{6}-\d{3}-[0-9a-f]{8}"
 _FILE_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
@@ -35,34 +43,41 @@ FileName = Annotated[str, _matches(_FILE_PATTERN, "a file name")]
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     # Unknown keys are kept out of the model but not refused: `format` says what a reader must understand.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class FileEntry(_Part):
+class FileEntry(Part):
     bytes: Count
     sha256: Sha256
 
 
-class TemplateRef(_Part):
+class TemplateRef(Part):
     name: Name
     version: str
 
 
-class TaskEntry(_Part):
+class TaskEntry(Part):
     """A task of the scenario and the template's head (column of the output) that computes it."""
 
     name: str
     head: Count
 
 
-class SnapshotManifest(_Part):
-    """One immutable version of one scenario's weights."""
+class SnapshotManifest(Part):
+    """One immutable version of one scenario's weights.
 
-    format: Literal[1] = 1
+    Format 1 holds all of them. Format 2 is a delta, what changed since the version `base`; `chain` counts the deltas
+    from this one down to a full version, itself included. A reader that knows no deltas must refuse one: hence the
+    format. `lineage`: where the weights come from; `parent` is the version that was current when this one came.
+    """
+
+    format: Literal[1, 2] = 1
     scenario: Name
     version: Version
+    base: Version | None = None
+    chain: Count = 0
     template: TemplateRef
     abi_hash: Sha256
     dim: Annotated[int, Field(ge=1)]
@@ -72,11 +87,31 @@ class SnapshotManifest(_Part):
     metrics: dict[str, Any] = {}
     lineage: dict[str, Any] = {}
 
+    @model_validator(mode="after")
+    def _full_or_delta(self) -> Self:
+        if (self.format == 2, self.chain > 0) != (self.base is not None,) * 2:
+            raise ValueError(
+                f"format {self.format}, base {self.base}, chain {self.chain}: expected format 1 alone, or format 2 "
+                "with a base and a chain of at least 1"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_base(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A full version says nothing of deltas, as before there were any."""
+        fields: dict[str, Any] = handler(self)
+        return {key: value for key, value in fields.items() if self.base or key not in ("base", "chain")}
+
     def task_names(self) -> list[str]:
         return [task.name for task in self.tasks]
 
+    @property
+    def bytes(self) -> int:
+        """Of all files."""
+        return sum(file.bytes for file in self.files.values())
 
-class TensorEntry(_Part):
+
+class TensorEntry(Part):
     """An input or output of the binary; a string in `shape` names a dynamic dimension."""
 
     name: str
@@ -84,7 +119,7 @@ class TensorEntry(_Part):
     shape: list[int | str]
 
 
-class LayoutEntry(_Part):
+class LayoutEntry(Part):
     """Where one dense weight lies in the slab; `offset` in bytes."""
 
     name: str
@@ -93,7 +128,7 @@ class LayoutEntry(_Part):
     offset: Count
 
 
-class BinaryManifest(_Part):
+class BinaryManifest(Part):
     """One template compiled for one target.
 
     program: what the fused op computes (smt.kernels.cpu.program), whose format is `kernel_abi`; packed_bytes: size of

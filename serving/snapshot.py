@@ -6,7 +6,6 @@ they fit is said by the ABI hash in the manifest; how raw values become rows of 
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save
 
 from smt.kernels.transform import FeatureTransform, SpecError
 from smt.serving.binary import Weights
+from smt.serving.events import user_name
 from smt.serving.manifest import WEIGHTS_FILE, SnapshotManifest
 from smt.serving.registry import Registry, RegistryError
 from smt.training.model import abi_hash, slab_layout
@@ -91,7 +91,7 @@ def publish_weights(
         "tasks": [{"name": task, "head": head} for head, task in enumerate(tasks)],
         "features": dict(features),
         "metrics": dict(metrics or {}),
-        "lineage": {"created_by": _user(), "template_sha256": template.sha256, **(lineage or {})},
+        "lineage": {"created_by": user_name(), "template_sha256": template.sha256, **(lineage or {})},
     }
     content = save({"slab": weights.slab.contiguous(), "table": weights.table.contiguous()})
     return registry.publish_snapshot(draft, {WEIGHTS_FILE: content})
@@ -109,10 +109,3 @@ def _weights(tensors: dict[str, torch.Tensor], where: str) -> Weights:
     if set(tensors) != {"slab", "table"}:
         raise SnapshotError(f"{where}: found the tensors {sorted(tensors)}; expected slab and table")
     return Weights(tensors["slab"], tensors["table"])
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container may run under a user id without a name
-        return "unknown"

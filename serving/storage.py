@@ -48,6 +48,8 @@ class Storage(Protocol):
 
     def replace_text(self, path: str, text: str) -> None: ...
 
+    def remove(self, path: str) -> None: ...
+
     def stage(self, parent: str) -> Stage: ...
 
     def lock(self, path: str) -> contextlib.AbstractContextManager[None]: ...
@@ -111,6 +113,7 @@ class LocalStorage:
 
     def replace_text(self, path: str, text: str) -> None:
         target = self._root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
         try:
             with temporary.open("x") as file:
@@ -127,6 +130,13 @@ class LocalStorage:
             temporary.unlink(missing_ok=True)
             raise
         _fsync_dir(target.parent)
+
+    def remove(self, path: str) -> None:
+        """Removes a file, if it is there."""
+        target = self._root / path
+        if target.exists():
+            target.unlink(missing_ok=True)
+            _fsync_dir(target.parent)
 
     def stage(self, parent: str) -> LocalStage:
         folder = self._root / parent
@@ -216,6 +226,10 @@ class RemoteStorage:
 
     def replace_text(self, path: str, text: str) -> None:
         self._fs.pipe_file(self._path(path), text.encode())
+
+    def remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(path))
 
     def stage(self, parent: str) -> RemoteStage:
         return RemoteStage(self._fs, self._path(parent))

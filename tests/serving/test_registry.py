@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from smt.serving import registry as registry_module
-from smt.serving import storage
+from smt.serving import places, storage
+from smt.serving.manifest import SnapshotManifest
 from smt.serving.registry import Registry, RegistryError
 
 ABI = "ab" * 32
@@ -31,6 +31,10 @@ def draft(scenario: str = "feed", **changes: Any) -> dict[str, Any]:
         "lineage": {"epoch": 3},
         **changes,
     }
+
+
+def delta_draft(base: SnapshotManifest) -> dict[str, Any]:
+    return draft(base.scenario, format=2, base=base.version, chain=base.chain + 1)
 
 
 def binary_draft() -> dict[str, Any]:
@@ -95,7 +99,7 @@ def test_versions_increase_when_the_clock_goes_back(url: str, monkeypatch: pytes
         def now(cls, tz: Any = None) -> Any:
             return datetime.now(tz) - timedelta(days=40)
 
-    monkeypatch.setattr(registry_module, "datetime", EarlierClock)
+    monkeypatch.setattr(places, "datetime", EarlierClock)
     second = registry.publish_snapshot(draft(), {"weights.safetensors": b"two"})
     assert second.version > first.version
     assert registry.current("feed") == second.version
@@ -126,7 +130,11 @@ def test_going_back_to_an_old_version(url: str) -> None:
         (lambda folder: os.unlink(folder / "manifest.json"), r"manifest\.json: no such file"),
         (lambda folder: os.unlink(folder / "weights.safetensors"), r"weights\.safetensors: no such file"),
         (lambda folder: _reseal(folder, abi_hash="zz"), r"manifest\.json: abi_hash: .*'zz' is not a SHA-256"),
-        (lambda folder: _reseal(folder, format=2), r"manifest\.json: format: "),
+        (lambda folder: _reseal(folder, format=3), r"manifest\.json: format: "),
+        (
+            lambda folder: _reseal(folder, format=2),
+            r"manifest\.json: .*expected format 1 alone, or format 2 with a base",
+        ),
         (lambda folder: _reseal(folder, scenario="other"), r"manifest\.json: is of other/.*; its place says feed/"),
     ],
 )
@@ -260,6 +268,39 @@ def test_binaries(url: str, tmp_path: Path) -> None:
     registry.verify_binary(second)
     with pytest.raises(RegistryError, match=r"model\.pt2: 11 bytes; the manifest says 4"):
         registry.fetch_binary_file(first, "model.pt2", tmp_path / "cache")
+
+
+def test_deltas_know_what_they_are_built_on(url: str) -> None:
+    registry = Registry(url)
+    full = registry.publish_snapshot(draft(), {"weights.safetensors": b"full"})
+    assert "base" not in full.model_dump()
+    first = registry.publish_snapshot(delta_draft(full), {"delta.safetensors": b"one"})
+    second = registry.publish_snapshot(delta_draft(first), {"delta.safetensors": b"two"})
+    assert (second.format, second.base, second.chain) == (2, first.version, 2)
+    assert registry.chain("feed") == [second, first, full]
+    assert registry.verify("feed") == second
+    with pytest.raises(RegistryError, match=r"chain 3; expected 2, since its base .* has 1"):
+        registry.publish_snapshot(delta_draft(first) | {"chain": 3}, {"delta.safetensors": b"bad"})
+    with pytest.raises(RegistryError, match="no such file"):
+        registry.publish_snapshot(delta_draft(first) | {"base": "20200101-000000-000-00000000"}, {"d": b"bad"})
+    assert registry.versions("feed") == [full.version, first.version, second.version]
+
+
+def test_a_damaged_base_is_found_from_above(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    full = registry.publish_snapshot(draft(), {"weights.safetensors": b"full"})
+    delta = registry.publish_snapshot(delta_draft(full), {"delta.safetensors": b"one"})
+    folder = tmp_path / "scenarios/feed/versions" / full.version
+    _flip(folder / "weights.safetensors")
+    with pytest.raises(RegistryError, match=rf"{full.version}/weights\.safetensors: SHA-256"):
+        registry.verify("feed", delta.version)
+    os.unlink(folder / "manifest.sha256")
+    with pytest.raises(RegistryError, match=rf"manifest\.sha256: no such file; version {delta.version} of 'feed' is"):
+        registry.chain("feed")
+    for path, base in ((folder, delta.version), (folder.parent / delta.version, full.version)):
+        _reseal(path, format=2, base=base, chain=1)
+    with pytest.raises(RegistryError, match="its chain has no end"):
+        registry.chain("feed")
 
 
 def _flip(path: Path) -> None:
