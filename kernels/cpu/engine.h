@@ -24,7 +24,7 @@ struct Scratch {
       : sums(0),
         quantised(rows * kPanel * 4),
         buffers(quantised + (program.precision == Precision::kInt8
-                                 ? align(rows * 4) + rows * ((program.max_k + 63) / 64 * 64)
+                                 ? align(rows * 4) + rows * ((program.max_k + 63) / 64 * 64) * P::kQuantisedBytes
                                  : 0)),
         total(buffers + rows * (sizeof(typename P::Act) == 4 ? program.float_bytes : program.half_bytes)) {}
 };
@@ -213,8 +213,9 @@ Status run(const Program& program, const Inputs& in, int64_t first, int64_t last
 }
 
 int64_t scratch_bytes(const Program& program, int64_t rows) {
-  return program.precision == Precision::kFp32 ? Scratch<Fp32>(program, rows).total
-                                               : Scratch<Bf16>(program, rows).total;
+  return program.precision == Precision::kFp32   ? Scratch<Fp32>(program, rows).total
+         : program.precision == Precision::kBf16 ? Scratch<Bf16>(program, rows).total
+                                                 : Scratch<Int8>(program, rows).total;
 }
 
 int64_t activation_bytes(Precision precision) {
@@ -228,7 +229,7 @@ double multiply_tiles(int64_t repetitions, std::byte* memory) {
   auto* sums = reinterpret_cast<float*>(memory);
   std::byte* weights = memory + kRows * kPanel * 4;
   std::byte* quantised = weights + kDepth * kPanel * 4;
-  auto* a = reinterpret_cast<typename P::Act*>(quantised + kRows * (kDepth + 4) + 64);
+  auto* a = reinterpret_cast<typename P::Act*>(quantised + kRows * (kDepth * P::kQuantisedBytes + 4) + 64);
   auto x = P::operand(a, kDepth, kRows, kDepth, quantised);
   for (int64_t i = 0; i < repetitions; ++i) P::panel(x, kRows, weights, kDepth, 2, sums, false);
   return 2.0 * kRows * kPanel * kDepth * static_cast<double>(repetitions);

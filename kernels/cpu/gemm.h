@@ -3,68 +3,17 @@
 //
 // A policy gives: Act, the type of activations in memory; Operand, what multiplies (made once per matrix by operand());
 // panel(): c[rows, 32] = operand · panel (`stream`: the program's weights exceed the caches, fetch ahead); value(): an
-// accumulator vector as floats, without bias.
+// accumulator vector as floats, without bias; kQuantisedBytes: what operand() writes for an activation.
 #pragma once
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#include "gemm_avx2.h"
+#else
 #include "amx.h"
-#include "vec.h"
+#include "blocks.h"
 
 namespace smt::cpu {
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int kBlockRows = 12;  // 12 rows × 2 vectors of accumulators, 2 of weights: 26 of 32 registers
-#elif defined(__AVX__)
-constexpr int kBlockRows = 2;  // 2 × 2 vectors in 8 of 16 registers of 8 floats
-#else
-constexpr int kBlockRows = 1;
-#endif
-
-// Row blocks of nearly equal height: 16 rows are 8 + 8 and not 12 + 4, whose second block would wait for latencies.
-template <class Block>
-SMT_INLINE void for_row_blocks(int64_t rows, Block&& block) {
-  int64_t count = (rows + kBlockRows - 1) / kBlockRows;
-  for (int64_t i = 0; i < count; ++i) {
-    int64_t first = rows * i / count;
-    block(first, rows * (i + 1) / count - first);
-  }
-}
-
-// What a block asks for ahead of time while it multiplies: `lines` cache lines at each 16 steps of k. All row blocks
-// together fetch one panel's worth of what comes next, which memory cannot deliver as fast as it is used.
-struct Stream {
-  const std::byte* ahead;
-  int64_t lines;
-
-  void fetch() {
-    for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(ahead + i * 64, 0, 2);
-    ahead += lines * 64;
-  }
-};
-
-// Calls block(first row, rows, first step, steps, go on, stream) so that the weights of each chunk of k stay in half of
-// a first-level cache while the row blocks pass over them. A step of k is `vectors` lines; one row block takes all at
-// once.
-template <class Block>
-SMT_INLINE void for_blocks(int64_t rows, int64_t steps, int64_t vectors, const std::byte* weights, bool stream,
-                           Block&& block) {
-  constexpr int64_t kChunkLines = 512;
-  int64_t most = rows <= kBlockRows ? steps : kChunkLines / vectors;
-  int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
-  // As far ahead as memory takes to answer; short panels are used up before that.
-  constexpr int64_t kAhead = 32 << 10;
-  int64_t panel_bytes = (steps + 15) / 16 * 16 * vectors * 64;
-  const std::byte* next = weights + (panel_bytes > kAhead ? panel_bytes : kAhead);
-  for (int64_t step = 0; step < steps; step += most) {
-    int64_t count = steps - step < most ? steps - step : most;
-    int64_t lines = stream ? (16 * vectors + blocks - 1) / blocks : 0;
-    const std::byte* ahead = next + step * vectors * 64;
-    for_row_blocks(rows, [&](int64_t first, int64_t height) {
-      block(first, height, step, count, step > 0, Stream{ahead, lines});
-      ahead += (count + 15) / 16 * lines * 64;
-    });
-  }
-}
 
 // Calls function<M, N>(arguments...) for m rows and n vectors of columns.
 template <template <int, int> class Function, int M = kBlockRows, class... Arguments>
@@ -123,6 +72,7 @@ struct Fp32Block {
 
 struct Fp32 {
   using Act = float;
+  static constexpr int64_t kQuantisedBytes = 0;
   struct Operand {
     const float* a;
     int64_t lda;
@@ -142,6 +92,7 @@ struct Fp32 {
 
 struct Bf16 {
   using Act = bf16;
+  static constexpr int64_t kQuantisedBytes = 0;
   struct Operand {
     const bf16* a;
     int64_t lda;
@@ -204,6 +155,7 @@ struct Bf16Block {
 
 struct Bf16 {
   using Act = bf16;
+  static constexpr int64_t kQuantisedBytes = 0;
   struct Operand {
     const bf16* a;
     int64_t lda;
@@ -247,6 +199,7 @@ struct WidenedBlock {
 
 struct Bf16 {
   using Act = float;
+  static constexpr int64_t kQuantisedBytes = 0;
   struct Operand {
     const float* a;
     int64_t lda;
@@ -320,6 +273,7 @@ struct Int8Block {
 
 struct Int8 {
   using Act = Bf16::Act;
+  static constexpr int64_t kQuantisedBytes = 1;
   struct Operand {
     const uint8_t* a;
     int64_t lda;
@@ -368,9 +322,10 @@ struct Int8 {
   SMT_INLINE v16f value(const Operand& x, int64_t row, const float* c, v16f scale, v16i shift) {
     v16i sums;
     std::memcpy(&sums, c, sizeof sums);
-    return __builtin_convertvector(sums - shift, v16f) * (scale * x.scales[row]);
+    return to_float(sums - shift) * (scale * x.scales[row]);
   }
 };
 
 }  // namespace
 }  // namespace smt::cpu
+#endif

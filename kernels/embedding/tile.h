@@ -37,20 +37,10 @@ struct TableRow {
   SMT_INLINE v16f sixteen(const TableRow& row, int64_t i) {
     if constexpr (T == TableType::kFp32) {
       return load(reinterpret_cast<const float*>(row.bytes) + i);
-#if defined(__AVX512F__)
     } else if constexpr (T == TableType::kFp16) {
-      __m256i half;
-      std::memcpy(&half, row.bytes + 2 * i, sizeof half);
-      return (v16f)_mm512_cvtph_ps(half);
-#endif
-    } else if constexpr (T == TableType::kInt8) {
-      v16s8 bytes;
-      std::memcpy(&bytes, row.bytes + i, sizeof bytes);
-      return __builtin_convertvector(bytes, v16f) * row.scale + row.bias;
+      return load_half(row.bytes + 2 * i);
     } else {
-      v16f values;
-      for (int j = 0; j < kLanes; ++j) values[j] = one(row, i + j);
-      return values;
+      return load_int8(row.bytes + i) * row.scale + row.bias;
     }
   }
   // The part [i, i + count) of a row, zeros behind.

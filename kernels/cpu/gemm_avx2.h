@@ -1,0 +1,305 @@
+// The policies of gemm.h for AVX2: blocks of at most 6 rows × 16 columns, whose 12 accumulators leave four registers.
+//
+// Few rows leave the units waiting for each other's results. Calls of less than 6 rows therefore have more sets of
+// accumulators, each for every S-th step of k; all others have one, so that a row's sums are the same to the bit
+// however many threads share the call and whatever rows surround it.
+#pragma once
+
+#include "blocks.h"
+#include "vec.h"
+
+namespace smt::cpu {
+namespace {
+
+// Calls function<M, S>(arguments...) for m rows of a call that is cut into blocks (`several`), or that is one.
+template <template <int, int> class Function, int M = kBlockRows, class... Arguments>
+SMT_INLINE void with_height(int64_t m, bool several, Arguments... arguments) {
+  if constexpr (M > 0) {
+    if (m != M) return with_height<Function, M - 1>(m, several, arguments...);
+    constexpr int kSets = M == 1 ? 4 : M <= 3 ? 2 : 1;
+    if (several) return Function<M, 1>::run(arguments...);
+    return Function<M, kSets>::run(arguments...);
+  }
+}
+
+// Sums of M rows × 16 columns in registers.
+template <int M, int S>
+struct Sums {
+  __m256 at[S][M][2];
+};
+
+template <int M, int S>
+SMT_INLINE Sums<M, S> begin_sums(const float* c, bool go_on) {
+  Sums<M, S> sums;
+  // A load by mask: a branch here would keep the sums in memory.
+  __m256i mask = _mm256_set1_epi32(go_on ? -1 : 0);
+#pragma GCC unroll 4
+  for (int s = 0; s < S; ++s) {
+#pragma GCC unroll 6
+    for (int m = 0; m < M; ++m) {
+      for (int h = 0; h < 2; ++h) {
+        sums.at[s][m][h] = s == 0 ? _mm256_maskload_ps(c + m * kPanel + h * 8, mask) : _mm256_setzero_ps();
+      }
+    }
+  }
+  return sums;
+}
+
+template <int M, int S>
+SMT_INLINE void end_sums(const Sums<M, S>& sums, float* c) {
+#pragma GCC unroll 6
+  for (int m = 0; m < M; ++m) {
+    for (int h = 0; h < 2; ++h) {
+      __m256 total = sums.at[0][m][h];
+#pragma GCC unroll 4
+      for (int s = 1; s < S; ++s) total = _mm256_add_ps(total, sums.at[s][m][h]);
+      _mm256_storeu_ps(c + m * kPanel + h * 8, total);
+    }
+  }
+}
+
+template <int M, int S>
+struct Fp32Block {
+  static __attribute__((noinline)) void run(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k,
+                                            float* c) {
+    auto sums = begin_sums<M, S>(c, false);
+    for (int64_t i = 0; i < (k + S - 1) / S * S; i += S, a += S) {
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s, b += ldb) {
+        __m256 low = _mm256_loadu_ps(b), high = _mm256_loadu_ps(b + 8);
+#pragma GCC unroll 6
+        for (int m = 0; m < M; ++m) {
+          __m256 x = _mm256_broadcast_ss(a + m * lda + s);
+          sums.at[s][m][0] = _mm256_fmadd_ps(x, low, sums.at[s][m][0]);
+          sums.at[s][m][1] = _mm256_fmadd_ps(x, high, sums.at[s][m][1]);
+        }
+      }
+    }
+    end_sums(sums, c);
+  }
+};
+
+struct Fp32 {
+  using Act = float;
+  static constexpr int64_t kQuantisedBytes = 0;
+  struct Operand {
+    const float* a;
+    int64_t lda;
+  };
+  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
+  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
+                        [[maybe_unused]] bool stream) {
+    for (int64_t n = 0; n < vectors; ++n) {
+      for_row_blocks(rows, [&](int64_t first, int64_t count) {
+        with_height<Fp32Block>(count, rows >= kBlockRows, x.a + first * x.lda, x.lda,
+                               reinterpret_cast<const float*>(weights) + n * kLanes, vectors * kLanes, k,
+                               c + first * kPanel + n * kLanes);
+      });
+    }
+  }
+  SMT_INLINE v16f value(const Operand&, int64_t, const float* c, v16f, v16i) { return load(c); }
+};
+
+// Weights of 16 columns: lines of 64 bytes, 16 to a block, the blocks of the panel's vectors in turn.
+struct Lines {
+  const std::byte* at;
+  int64_t skip;  // bytes from the end of a block to the vector's next
+};
+
+// Calls line(pointer to 64 bytes, set) for `count` lines, asking for later ones meanwhile.
+template <int S, class Line>
+SMT_INLINE void for_lines(Lines lines, int64_t count, Stream stream, Line&& line) {
+  const std::byte* b = lines.at;
+  for (int64_t left = (count + S - 1) / S * S; left > 0; left -= 16, b += lines.skip) {
+    stream.fetch();
+    for (const std::byte* end = b + (left < 16 ? left : 16) * 64; b != end; b += S * 64) line(b);
+  }
+}
+
+// bf16 weights, widened as they are read, times float activations: to round these to bf16 would cost time, and gain
+// none.
+template <int M, int S>
+struct Bf16Block {
+  static __attribute__((noinline)) void run(const float* a, int64_t lda, Lines lines, int64_t pairs, float* c,
+                                            bool go_on, Stream stream) {
+    auto sums = begin_sums<M, S>(c, go_on);
+    __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000U));
+    for_lines<S>(lines, pairs, stream, [&](const std::byte* b) {
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s, a += 2) {
+        const auto* line = reinterpret_cast<const __m256i*>(b + s * 64);
+        __m256 low = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(line), 16));
+        __m256 high = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(line + 1), 16));
+#pragma GCC unroll 6
+        for (int m = 0; m < M; ++m) {
+          __m256 x = _mm256_broadcast_ss(a + m * lda);
+          sums.at[s][m][0] = _mm256_fmadd_ps(x, low, sums.at[s][m][0]);
+          sums.at[s][m][1] = _mm256_fmadd_ps(x, high, sums.at[s][m][1]);
+        }
+        low = _mm256_castsi256_ps(_mm256_and_si256(upper, _mm256_loadu_si256(line)));
+        high = _mm256_castsi256_ps(_mm256_and_si256(upper, _mm256_loadu_si256(line + 1)));
+#pragma GCC unroll 6
+        for (int m = 0; m < M; ++m) {
+          __m256 x = _mm256_broadcast_ss(a + m * lda + 1);
+          sums.at[s][m][0] = _mm256_fmadd_ps(x, low, sums.at[s][m][0]);
+          sums.at[s][m][1] = _mm256_fmadd_ps(x, high, sums.at[s][m][1]);
+        }
+      }
+    });
+    end_sums(sums, c);
+  }
+};
+
+struct Bf16 {
+  using Act = float;
+  static constexpr int64_t kQuantisedBytes = 0;
+  struct Operand {
+    const float* a;
+    int64_t lda;
+  };
+  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
+  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
+                        bool stream) {
+    for (int64_t n = 0; n < vectors; ++n) {
+      for_blocks(rows, (k + 1) / 2, vectors, weights, stream && n == 0,
+                 [&](int64_t first, int64_t height, int64_t step, int64_t steps, bool go_on, Stream ahead) {
+                   Lines lines{weights + step * vectors * 64 + n * 1024, (vectors - 1) * 1024};
+                   with_height<Bf16Block>(height, rows >= kBlockRows, x.a + first * x.lda + 2 * step, x.lda, lines,
+                                          steps, c + first * kPanel + n * kLanes, go_on, ahead);
+                 });
+    }
+  }
+  SMT_INLINE v16f value(const Operand&, int64_t, const float* c, v16f, v16i) { return load(c); }
+};
+
+// int8 weights times 16-bit activations: vpmaddwd adds two products exactly. (vpmaddubsw multiplies bytes, but its sums
+// of two saturate; and as it needs a second instruction to widen them, it is no faster.) So activations may have more
+// than 8 bits, for nothing: as many as no sum of products overflows with.
+//
+// A line has four k of 16 columns, a 32-bit lane each: bytes 0 and 2 are taken with the activations 0 and 2, bytes 1
+// and 3 with 1 and 3. Activations are stored in that order.
+template <int M, int S>
+struct Int8Block {
+  static __attribute__((noinline)) void run(const int16_t* a, int64_t lda, Lines lines, int64_t quads, float* c,
+                                            bool go_on, Stream stream) {
+    __m256i sums[S][M][2];
+    __m256i mask = _mm256_set1_epi32(go_on ? -1 : 0);
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) {
+#pragma GCC unroll 6
+      for (int m = 0; m < M; ++m) {
+        for (int h = 0; h < 2; ++h) {
+          sums[s][m][h] = s == 0 ? _mm256_maskload_epi32(reinterpret_cast<const int*>(c + m * kPanel + h * 8), mask)
+                                 : _mm256_setzero_si256();
+        }
+      }
+    }
+    for_lines<S>(lines, quads, stream, [&](const std::byte* b) {
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s, a += 4) {
+        const auto* line = reinterpret_cast<const __m256i*>(b + s * 64);
+        __m256i low = _mm256_srai_epi16(_mm256_slli_epi16(_mm256_loadu_si256(line), 8), 8);
+        __m256i high = _mm256_srai_epi16(_mm256_slli_epi16(_mm256_loadu_si256(line + 1), 8), 8);
+#pragma GCC unroll 6
+        for (int m = 0; m < M; ++m) {
+          add_products(sums[s][m], a + m * lda, low, high);
+        }
+        low = _mm256_srai_epi16(_mm256_loadu_si256(line), 8);
+        high = _mm256_srai_epi16(_mm256_loadu_si256(line + 1), 8);
+#pragma GCC unroll 6
+        for (int m = 0; m < M; ++m) {
+          add_products(sums[s][m], a + m * lda + 2, low, high);
+        }
+      }
+    });
+#pragma GCC unroll 6
+    for (int m = 0; m < M; ++m) {
+      for (int h = 0; h < 2; ++h) {
+        __m256i total = sums[0][m][h];
+#pragma GCC unroll 4
+        for (int s = 1; s < S; ++s) total = _mm256_add_epi32(total, sums[s][m][h]);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(c + m * kPanel + h * 8), total);
+      }
+    }
+  }
+  // sums += a[0..1] · low, high. Left to itself, the compiler computes many products before it adds the first, and
+  // keeps them and the sums in memory.
+  SMT_INLINE void add_products(__m256i (&sums)[2], const int16_t* a, __m256i low, __m256i high) {
+    using Pair [[gnu::may_alias]] = int32_t;
+    __m256i first = sums[0], second = sums[1], x, product;
+    asm("vpbroadcastd %[a], %[x]\n\t"
+        "vpmaddwd %[low], %[x], %[product]\n\t"
+        "vpaddd %[product], %[first], %[first]\n\t"
+        "vpmaddwd %[high], %[x], %[x]\n\t"
+        "vpaddd %[x], %[second], %[second]"
+        : [first] "+x"(first), [second] "+x"(second), [x] "=&x"(x), [product] "=&x"(product)
+        : [a] "m"(*reinterpret_cast<const Pair*>(a)), [low] "x"(low), [high] "x"(high));
+    sums[0] = first;
+    sums[1] = second;
+  }
+};
+
+struct Int8 {
+  using Act = float;
+  static constexpr int64_t kQuantisedBytes = 2;
+  struct Operand {
+    const int16_t* a;
+    int64_t lda;
+    const float* scales;  // [rows]: what a step of the quantised activation is worth
+  };
+
+  // Quantises each row by its own largest magnitude. `memory`: rows floats (rounded up to 64 bytes), then the values.
+  static __attribute__((noinline)) Operand operand(const Act* a, int64_t lda, int64_t rows, int64_t k,
+                                                   std::byte* memory) {
+    float* scales = reinterpret_cast<float*>(memory);
+    auto* values = reinterpret_cast<int16_t*>(memory + (rows * 4 + 63) / 64 * 64);
+    int64_t stride = (k + 63) / 64 * 64;
+    int64_t k16 = (k + 15) / 16 * 16;  // columns from k on are zero
+    float levels = static_cast<float>(largest_activation(k));
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* row = a + r * lda;
+      v16f peak{};
+      for (int64_t i = 0; i < k16; i += 16) {
+        v16f x = load(row + i);
+        peak = vmax(peak, vmax(x, -x));
+      }
+      float magnitude = largest(peak);
+      scales[r] = magnitude / levels;
+      float inverse = magnitude > 0 ? levels / magnitude : 0.0F;
+      for (int64_t i = 0; i < k16; i += 16) {
+        v16f scaled = load(row + i) * inverse;
+        // Packed within 128-bit halves: 0-3 8-11, 4-7 12-15; put in order as 64-bit groups, each then as 0 2 1 3.
+        __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(scaled.low), _mm256_cvtps_epi32(scaled.high));
+        packed = _mm256_permute4x64_epi64(packed, 0xd8);
+        packed = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(packed, 0xd8), 0xd8);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + r * stride + i), packed);
+      }
+    }
+    return {values, stride, scales};
+  }
+  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
+                        bool stream) {
+    for (int64_t n = 0; n < vectors; ++n) {
+      for_blocks(rows, (k + 3) / 4, vectors, weights, stream && n == 0,
+                 [&](int64_t first, int64_t height, int64_t step, int64_t steps, bool go_on, Stream ahead) {
+                   Lines lines{weights + step * vectors * 64 + n * 1024, (vectors - 1) * 1024};
+                   with_height<Int8Block>(height, rows >= kBlockRows, x.a + first * x.lda + 4 * step, x.lda, lines,
+                                          steps, c + first * kPanel + n * kLanes, go_on, ahead);
+                 });
+    }
+  }
+  // Activations have no offset here, so the columns' shifts are not needed.
+  SMT_INLINE v16f value(const Operand& x, int64_t row, const float* c, v16f scale, v16i) {
+    return to_float(load(reinterpret_cast<const int32_t*>(c))) * (scale * x.scales[row]);
+  }
+
+ private:
+  // The sum of k products with weights of at most 127 has 32 bits.
+  SMT_INLINE int64_t largest_activation(int64_t k) {
+    int64_t most = INT32_MAX / (127 * (k > 0 ? k : 1));
+    return most < 4095 ? most : 4095;
+  }
+};
+
+}  // namespace
+}  // namespace smt::cpu
