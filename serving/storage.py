@@ -1,12 +1,12 @@
 """Where a registry's files live: a local folder, or anything fsspec reaches. Policy-free; see registry.py.
 
 What both kinds promise: a reader never sees half of a small file (`replace_text`), nor a folder that counts as
-complete before all of its files are (`publish_dir`).
+complete before all of its files are (`stage`), nor one that does while its files go (`remove_folder`).
 
-- Local: a folder is written aside, synced, and renamed into place; a file is replaced by a rename. A process killed
-  in the middle leaves a `.tmp-*` folder behind, which readers skip and a later publication removes.
-- Remote (object stores, memory://): there is no rename of a folder, but the write of one object is atomic. So the
-  files are written in the order given, and the last of them is the marker that readers look for.
+- Local: a folder is written aside, synced, and renamed into place; a file is replaced by a rename. A folder is
+  removed under another name. A process killed in the middle leaves a `.tmp-*` or `.trash-*` behind, which readers skip
+  and `sweep` removes.
+- Remote (object stores, memory://): see remote_storage.py.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from typing import Any, Protocol
 import fsspec
 
 TEMP_PREFIX = ".tmp-"
+TRASH_PREFIX = ".trash-"
 # A publication takes minutes at most; what is older was left by a process that died.
 STALE_SECONDS = 24 * 3600.0
-_CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 20
 
 Content = bytes | Path
 
@@ -49,6 +50,12 @@ class Storage(Protocol):
     def replace_text(self, path: str, text: str) -> None: ...
 
     def remove(self, path: str) -> None: ...
+
+    def remove_folder(self, path: str, marker: str) -> None: ...
+
+    def sweep(self, path: str) -> list[str]: ...
+
+    def modified(self, path: str) -> float | None: ...
 
     def stage(self, parent: str) -> Stage: ...
 
@@ -72,15 +79,17 @@ def open_storage(url: str) -> Storage:
     filesystem, path = fsspec.core.url_to_fs(url)
     if "file" in ((filesystem.protocol,) if isinstance(filesystem.protocol, str) else filesystem.protocol):
         return LocalStorage(Path(path))
+    from smt.serving.remote_storage import RemoteStorage
+
     return RemoteStorage(filesystem, path)
 
 
-def _chunks(content: Content) -> Iterator[bytes]:
+def chunks_of(content: Content) -> Iterator[bytes]:
     if isinstance(content, bytes):
         yield content
         return
     with content.open("rb") as file:
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(CHUNK_BYTES):
             yield chunk
 
 
@@ -138,9 +147,40 @@ class LocalStorage:
             target.unlink(missing_ok=True)
             _fsync_dir(target.parent)
 
+    def remove_folder(self, path: str, marker: str) -> None:
+        """Takes a folder away at once; its files go with the next `sweep`. Call with its lock held."""
+        target = self._root / path
+        target.rename(target.parent / f"{TRASH_PREFIX}{uuid.uuid4().hex}")
+        _fsync_dir(target.parent)
+
+    def sweep(self, path: str) -> list[str]:
+        """Removes what `remove_folder` and processes that died left in a folder; returns what there was.
+
+        What is younger than STALE_SECONDS may be somebody's work, unless it is trash already.
+        """
+        found = []
+        folder = self._root / path
+        for name in self.names(path):
+            trash = name.startswith(TRASH_PREFIX)
+            if trash or name.startswith(TEMP_PREFIX):
+                with contextlib.suppress(FileNotFoundError):  # another process may sweep too
+                    leftover = folder / name
+                    if trash or time.time() - leftover.lstat().st_mtime > STALE_SECONDS:
+                        if leftover.is_dir() and not leftover.is_symlink():
+                            shutil.rmtree(leftover)
+                        else:
+                            leftover.unlink()
+                        found.append(name)
+        return found
+
+    def modified(self, path: str) -> float | None:
+        """When a file or folder changed last, in seconds since the epoch."""
+        return (self._root / path).stat().st_mtime
+
     def stage(self, parent: str) -> LocalStage:
         folder = self._root / parent
         folder.mkdir(parents=True, exist_ok=True)
+        self.sweep(parent)
         return LocalStage(folder)
 
     @contextlib.contextmanager
@@ -165,7 +205,7 @@ class LocalStage:
     def add(self, name: str, content: Content) -> tuple[int, str]:
         digest, size = hashlib.sha256(), 0
         with (self._folder / name).open("xb") as file:
-            for chunk in _chunks(content):
+            for chunk in chunks_of(content):
                 file.write(chunk)
                 digest.update(chunk)
                 size += len(chunk)
@@ -183,92 +223,9 @@ class LocalStage:
         self._folder.rename(target)
         _fsync_dir(self._parent)
         shutil.rmtree(old, ignore_errors=True)
-        self._remove_stale()
 
     def discard(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _remove_stale(self) -> None:
-        for leftover in self._parent.glob(f"{TEMP_PREFIX}*"):
-            with contextlib.suppress(FileNotFoundError):  # another publisher may be just done with it
-                if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
-                    shutil.rmtree(leftover, ignore_errors=True)
-
-
-class RemoteStorage:
-    def __init__(self, filesystem: Any, root: str) -> None:
-        self.root = filesystem.unstrip_protocol(root)
-        self._fs = filesystem
-        self._root = root.rstrip("/")
-
-    def _path(self, path: str) -> str:
-        return f"{self._root}/{path}" if path else self._root
-
-    def read(self, path: str) -> bytes:
-        content: bytes = self._fs.cat_file(self._path(path))
-        return content
-
-    def sha256(self, path: str) -> tuple[int, str]:
-        digest, size = hashlib.sha256(), 0
-        with self._fs.open(self._path(path), "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                size += len(chunk)
-        return size, digest.hexdigest()
-
-    def names(self, path: str) -> list[str]:
-        self._fs.invalidate_cache(self._path(path))
-        try:
-            entries = self._fs.ls(self._path(path), detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted({str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries})
-
-    def replace_text(self, path: str, text: str) -> None:
-        self._fs.pipe_file(self._path(path), text.encode())
-
-    def remove(self, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(self._path(path))
-
-    def stage(self, parent: str) -> RemoteStage:
-        return RemoteStage(self._fs, self._path(parent))
-
-    @contextlib.contextmanager
-    def lock(self, path: str) -> Iterator[None]:
-        """Object stores have no locks: of two publications at once both stand, and the last to end is current."""
-        yield
-
-    def local_path(self, path: str) -> Path | None:
-        return None
-
-
-class RemoteStage:
-    def __init__(self, filesystem: Any, parent: str) -> None:
-        self._fs = filesystem
-        self._parent = parent
-        self._contents: dict[str, Content] = {}
-
-    def add(self, name: str, content: Content) -> tuple[int, str]:
-        digest, size = hashlib.sha256(), 0
-        for chunk in _chunks(content):
-            digest.update(chunk)
-            size += len(chunk)
-        self._contents[name] = content
-        return size, digest.hexdigest()
-
-    def commit(self, name: str, *, replace: bool = False) -> None:
-        folder = f"{self._parent}/{name}"
-        self._fs.makedirs(folder, exist_ok=True)
-        for file_name, content in self._contents.items():
-            # Path contents are streamed; bytes are one put.
-            if isinstance(content, Path):
-                self._fs.put_file(str(content), f"{folder}/{file_name}")
-            else:
-                self._fs.pipe_file(f"{folder}/{file_name}", content)
-
-    def discard(self) -> None:
-        self._contents.clear()
 
 
 def describe(files: Mapping[str, tuple[int, str]]) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,149 @@
+"""Full disks, and remote file systems that fail: tried again or refused with a reason, and nothing is half done."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from smt.serving.gc import Policy, collect
+from smt.serving.integrity import check_registry
+from smt.serving.lifecycle import promote, rollback
+from smt.serving.mirror import Mirror, MirrorError
+from smt.serving.registry import Registry, RegistryError
+from smt.serving.remote_storage import RemoteStorage
+from smt.serving.retry import Patience
+from tests.serving.faulty import FaultyFileSystem, disk_full
+from tests.serving.test_registry import draft
+
+FILES = {"weights.safetensors": b"one"}
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    monkeypatch.setattr(RemoteStorage, "patience", Patience(tries=4, first_wait=0.001, longest_wait=0.002))
+    yield Registry(f"faulty://{uuid.uuid4().hex}/registry")
+    FaultyFileSystem.fault = staticmethod(lambda operation, path: None)
+
+
+def failing(chance: float, seed: int) -> Callable[[str, str], None]:
+    generator = random.Random(seed)
+    kinds = (TimeoutError("timed out"), ConnectionResetError(104, "Connection reset by peer"), RuntimeError("503"))
+
+    def fault(operation: str, path: str) -> None:
+        if generator.random() < chance:
+            raise generator.choice(kinds)
+
+    return fault
+
+
+def test_what_fails_now_and_then_is_tried_again(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    """One operation in ten fails: all that is asked for happens all the same."""
+    FaultyFileSystem.fault = failing(0.1, 1)
+    versions = [registry.publish_snapshot(draft(), FILES).version for _ in range(5)]
+    assert rollback(registry, "feed").version == versions[3]
+    assert promote(registry, "feed", versions[1]).version == registry.current("feed") == versions[1]
+    assert check_registry(registry).faults == []
+    assert "trying again, 3 times at most" in caplog.text
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_fails_half_of_the_time_leaves_nothing_half_done(registry: Registry, seed: int) -> None:
+    """Whatever was returned as published stands; the rest is refused with a reason, and is no fault afterwards."""
+    FaultyFileSystem.fault = failing(0.5, seed)
+    published, reasons = [], []
+    for _ in range(12):
+        try:
+            published.append(registry.publish_snapshot(draft(), FILES).version)
+        except RegistryError as error:
+            reasons.append(str(error))
+    assert reasons
+    assert all("the last of 4 tries in " in reason and "registry/scenarios/feed" in reason for reason in reasons)
+    FaultyFileSystem.fault = staticmethod(lambda operation, path: None)
+    assert set(published) <= set(registry.versions("feed"))
+    if registry.versions("feed"):
+        assert registry.current("feed") in (None, *registry.versions("feed"))
+    last = registry.publish_snapshot(draft(), FILES).version
+    assert registry.current("feed") == last == registry.versions("feed")[-1]
+    faults = check_registry(registry).faults
+    assert all("no manifest.sha256; expected a complete version" in fault for fault in faults)  # unfinished uploads
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Access Denied"), OSError(30, "Read-only file system")])
+def test_what_will_not_change_is_refused_at_once(registry: Registry, error: OSError) -> None:
+    asked = []
+
+    def fault(operation: str, path: str) -> None:
+        asked.append(operation)
+        raise error
+
+    FaultyFileSystem.fault = fault
+    with pytest.raises(RegistryError, match=error.strerror):
+        registry.publish_snapshot(draft(), FILES)
+    assert len(asked) == 1
+
+
+def test_a_full_store_is_named_with_the_way_out(registry: Registry) -> None:
+    first = registry.publish_snapshot(draft(), FILES)
+    FaultyFileSystem.fault = disk_full
+    with pytest.raises(RegistryError, match="No space left on device; `smt registry gc` removes old versions"):
+        registry.publish_snapshot(draft(), FILES)
+    FaultyFileSystem.fault = staticmethod(lambda operation, path: None)
+    assert registry.verify("feed") == first
+    assert check_registry(registry).faults == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if (
+        mount is None
+        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False).returncode
+    ):
+        pytest.skip("a file system can be mounted by root alone")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_refuses_and_leaves_what_was(small_disk: Path) -> None:
+    registry = Registry(small_disk)
+    block = {"weights.safetensors": bytes(300_000)}
+    versions = [registry.publish_snapshot(draft(), block).version for _ in range(2)]
+    for _ in range(3):
+        with pytest.raises(RegistryError, match="No space left on device; `smt registry gc` removes old versions"):
+            registry.publish_snapshot(draft(), {"weights.safetensors": bytes(600_000)})
+    assert registry.versions("feed") == versions
+    assert registry.verify("feed").version == versions[1]
+    assert not list(small_disk.rglob(".tmp-*"))
+    third = registry.publish_snapshot(draft(), {"weights.safetensors": bytes(200_000)})  # there was room for it
+    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    with pytest.raises(RegistryError, match="No space left on device"):
+        rollback(registry, "feed")
+    assert registry.current("feed") == third.version
+    collect(registry, "feed", Policy(keep=1), apply=True)  # nothing is old enough, but it does not fail
+    assert check_registry(registry).faults == []
+
+
+def test_a_mirror_says_what_it_could_not_copy_and_goes_on(registry: Registry, tmp_path: Path) -> None:
+    bad, good = registry.publish_snapshot(draft("bad"), FILES), registry.publish_snapshot(draft("good"), FILES)
+
+    def fault(operation: str, path: str) -> None:
+        if "/bad/versions/" in path:
+            raise TimeoutError("timed out")
+
+    FaultyFileSystem.fault = fault
+    mirror = Mirror(registry.root, tmp_path)
+    with pytest.raises(MirrorError, match=r"scenarios/bad: .*timed out \(the last of 4 tries in"):
+        mirror.sync()
+    assert Registry(tmp_path).verify("good") == good
+    FaultyFileSystem.fault = staticmethod(lambda operation, path: None)
+    mirror.sync()
+    assert Registry(tmp_path).verify("bad") == bad
