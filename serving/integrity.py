@@ -9,7 +9,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from smt.serving.labels import LABELS, read_label, read_pins
 from smt.serving.manifest import NAME_PATTERN, VERSION_PATTERN, BinaryManifest
+from smt.serving.places import current_file, label_file, pin_file, version_dir
 from smt.serving.registry import CHECKSUM, MANIFEST, Registry, RegistryError
 
 
@@ -34,9 +36,7 @@ def check_registry(registry: Registry) -> Integrity:
     found = Integrity()
     for scenario in _entries(registry, "scenarios", NAME_PATTERN, "a scenario's name", found):
         _check_versions(registry, scenario, found)
-        fault = pointer_fault(registry, scenario)
-        if fault:
-            found.faults.append(fault)
+        found.faults += pointer_faults(registry, scenario)
     for place, manifest in read_binaries(registry, found):
         if manifest is None:
             found.faults.append(f"{registry.root}/{place}: no {MANIFEST}; expected a compiled template")
@@ -45,21 +45,36 @@ def check_registry(registry: Registry) -> Integrity:
     return found
 
 
-def pointer_fault(registry: Registry, scenario: str) -> str:
-    """What is wrong with a scenario's `current`; empty if it names a complete version, or nothing was published."""
+def pointer_faults(registry: Registry, scenario: str) -> list[str]:
+    """What is wrong with what names versions of a scenario: `current`, labels, pins."""
     versions = registry.versions(scenario)
-    path = f"{registry.root}/scenarios/{scenario}/current"
+    faults: list[str] = []
+    labels: dict[str, str] = {}
+    for name in LABELS:
+        try:
+            label = read_label(registry, scenario, name)
+            if label is not None:
+                labels[label_file(scenario, name)] = label.version
+        except RegistryError as error:
+            faults.append(str(error))
+    named = labels | {pin_file(scenario, version): version for version in read_pins(registry, scenario)}
     try:
-        version = registry.current(scenario)
+        current = registry.current(scenario)
+        if current is not None:
+            named[current_file(scenario)] = current
+        elif set(versions) - set(labels.values()):
+            faults.append(
+                f"{registry.full(current_file(scenario))}: no such file, though there are versions; `smt registry "
+                f"promote {scenario} VERSION` makes one current"
+            )
     except RegistryError as error:
-        return str(error)
-    if version is None and versions:
-        return (
-            f"{path}: no such file, though there are versions; `smt registry use {scenario} VERSION` makes one current"
-        )
-    if version is not None and version not in versions:
-        return f"{path}: names {version}, which is not there or not complete"
-    return ""
+        faults.append(str(error))
+    faults += [
+        f"{registry.full(path)}: names {version}, which is not there or not complete"
+        for path, version in named.items()
+        if version not in versions
+    ]
+    return faults
 
 
 def read_binaries(registry: Registry, found: Integrity) -> list[tuple[str, BinaryManifest | None]]:
@@ -83,7 +98,12 @@ def _check_versions(registry: Registry, scenario: str, found: Integrity) -> None
         if version not in complete:
             found.faults.append(f"{registry.root}/{folder}/{version}: no {CHECKSUM}; expected a complete version")
         else:
-            found.verify(registry.verify, scenario, version)
+            found.verify(_check_version, registry, scenario, version)
+
+
+def _check_version(registry: Registry, scenario: str, version: str) -> None:
+    """Its own files, and that what it is built on is there: the files of that are checked in their turn."""
+    registry.verify_files(version_dir(scenario, version), registry.chain(scenario, version)[0])
 
 
 def _entries(registry: Registry, folder: str, pattern: str, expected: str, found: Integrity) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 
 from smt.kernels.transform import FeatureTransform, SpecError
 from smt.serving.binary import Weights
@@ -66,6 +66,7 @@ def publish_weights(
     *,
     metrics: Mapping[str, Any] | None = None,
     lineage: Mapping[str, Any] | None = None,
+    **how: Any,
 ) -> SnapshotManifest:
     """Checks and publishes a snapshot. Task i is computed by head i of the template.
 
@@ -74,6 +75,7 @@ def publish_weights(
     Args:
         features: the fitted FeatureSpec.
         metrics, lineage: recorded in the manifest.
+        how: under which label, why, and against what advice: see Registry.publish_snapshot.
 
     Raises:
         SnapshotError: something does not fit; RegistryError: the registry cannot be written.
@@ -91,10 +93,15 @@ def publish_weights(
         "tasks": [{"name": task, "head": head} for head, task in enumerate(tasks)],
         "features": dict(features),
         "metrics": dict(metrics or {}),
-        "lineage": {"created_by": user_name(), "template_sha256": template.sha256, **(lineage or {})},
+        "lineage": {
+            "created_by": user_name(),
+            "template_version": template.version,
+            "template_sha256": template.sha256,
+            **(lineage or {}),
+        },
     }
     content = save({"slab": weights.slab.contiguous(), "table": weights.table.contiguous()})
-    return registry.publish_snapshot(draft, {WEIGHTS_FILE: content})
+    return registry.publish_snapshot(draft, {WEIGHTS_FILE: content}, **how)
 
 
 def read_weights(path: Path) -> Weights:
@@ -103,6 +110,21 @@ def read_weights(path: Path) -> Weights:
         return _weights(load_file(path), str(path))
     except (SafetensorError, OSError) as error:
         raise SnapshotError(f"{path}: {error}") from error
+
+
+def load_weights(registry: Registry, manifest: SnapshotManifest) -> Weights:
+    """The weights of a published version, their checksum verified.
+
+    Raises:
+        SnapshotError: they cannot be read; RegistryError: a file is missing or damaged.
+    """
+    where = f"{registry.root}: version {manifest.version} of {manifest.scenario!r}"
+    if manifest.base is not None:
+        raise SnapshotError(f"{where} is a delta on {manifest.base}; expected a version that holds all weights")
+    try:
+        return _weights(load(registry.read_snapshot_file(manifest, WEIGHTS_FILE)), where)
+    except SafetensorError as error:
+        raise SnapshotError(f"{where}: {error}") from error
 
 
 def _weights(tensors: dict[str, torch.Tensor], where: str) -> Weights:

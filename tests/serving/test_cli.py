@@ -37,7 +37,8 @@ COMMANDS = [
     "bench",
 ]
 GROUPS = ("registry", "control", "bench")
-GROUPED = ("registry ls", "registry verify", "registry use", "bench capacity")
+REGISTRY = ("ls", "show", "diff", "verify", "promote", "rollback", "canary", "shadow", "pin", "unpin", "gc")
+GROUPED = (*(f"registry {verb}" for verb in REGISTRY), "bench capacity")
 CONTROL = [f"control {verb}" for verb in ("load", "unload", "rollback", "unpin", "status", "drain", "log-level")]
 NOWHERE = "127.0.0.1:1"
 
@@ -108,7 +109,7 @@ def test_version() -> None:
         (["publish", "{tmp}/no"], 1, "{tmp}/no/result.json: no such file"),
         (["registry", "ls", "--registry", "nosuch://x"], 1, "nosuch://x: not a registry"),
         (["registry", "ls", "--registry", "{tmp}", "-s", "feed"], 1, "no scenario 'feed'; there are: none"),
-        (["registry", "use", "feed", "v1", "--registry", "{tmp}"], 1, "version 'v1': expected YYYYMMDD"),
+        (["registry", "promote", "feed", "v1", "--registry", "{tmp}"], 1, "version 'v1': expected YYYYMMDD"),
         (["serve", "--registry", "{tmp}/no"], 1, "{tmp}/no: no such folder; `smt publish"),
         (["status", "--target", NOWHERE], 1, f"cannot reach {NOWHERE}"),
         (["predict", "-s", "s", "-i", "{tmp}/rows.csv", "--target", NOWHERE], 1, f"cannot reach {NOWHERE}"),
@@ -241,14 +242,14 @@ def test_registry_commands(registry_folder: Path, template: Template) -> None:
     text = invoke("registry", "ls", *at).stdout
     assert "current" in next(line for line in text.splitlines() if second in line)
     assert reported("registry", "verify", *at) == {"registry": str(registry_folder), "intact": 3, "faults": []}
-    assert reported("registry", "use", "feed", first, *at)["before"] == second
+    assert reported("registry", "promote", "feed", first, *at)["before"] == second
     assert registry.current("feed") == first
     weights = registry_folder / "scenarios/feed/versions" / second / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     damaged = invoke("registry", "verify", *at, "--json")
     assert damaged.exit_code == 1
     assert "weights.safetensors" in json.loads(damaged.stdout)["faults"][0]
-    refused = invoke("registry", "use", "feed", second, *at)
+    refused = invoke("registry", "promote", "feed", second, *at)
     assert refused.exit_code == 1
     assert registry.current("feed") == first
 
@@ -274,7 +275,7 @@ def test_a_damaged_pointer_can_be_seen_and_repaired(
     damaged = invoke("registry", "verify", *at, "--json")
     assert damaged.exit_code == 1
     assert json.loads(damaged.stdout) == {"registry": str(registry_folder), "intact": 3, "faults": [fault]}
-    used = invoke("registry", "use", "feed", version, *at)
+    used = invoke("registry", "promote", "feed", version, *at)
     assert used.exit_code == 0, used.output
     assert Registry(registry_folder).current("feed") == version
     assert invoke("registry", "verify", *at).exit_code == 0
