@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from smt.serving.commands import capacity, control, loadgen, model, quality, registry, run
+from smt.serving.commands import capacity, control, loadgen, model, publish, quality, registry, run
 from smt.serving.commands.output import exit_code_of, message_of, print_error
 
 _HELP = """
@@ -74,7 +74,7 @@ app.command("new-scenario", rich_help_panel=_MODEL)(model.new_scenario)
 app.command("validate", rich_help_panel=_MODEL)(model.validate)
 app.command("train", rich_help_panel=_MODEL)(model.train)
 app.command("compile", rich_help_panel=_MODEL)(model.compile_)
-app.command("publish", rich_help_panel=_MODEL)(model.publish)
+app.command("publish", rich_help_panel=_MODEL)(publish.publish)
 app.add_typer(registry.app, name="registry", rich_help_panel=_MODEL)
 app.command("serve", rich_help_panel=_SERVING)(run.serve)
 app.command("predict", rich_help_panel=_SERVING)(run.predict)

@@ -3,8 +3,10 @@
     publish_run(Path("build/runs/income_workers"), Registry("build/registry"))
 
 The gate scores the validation split with what the server will execute: the features' C++ transformation and the
-template binary. It refuses weights that are not finite, and a normalized entropy that differs from training's by more
-than MAX_NE_CHANGE of the binary's precision. The figures of both sides go into the manifest.
+template binary. It refuses a normalized entropy or a calibration that differs from training's, and predictions that
+are far from those of the version being served, by more than gate.Limits says; `force` overrides that. It refuses
+weights that are not finite, or do not fit the template, whatever it is told. The figures of all sides go into the
+manifest.
 """
 
 from __future__ import annotations
@@ -13,70 +15,32 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from smt.kernels.cpu import Precision
 from smt.kernels.transform import FeatureTransform, SpecError, columns_from_arrow
 from smt.serving.binary import BinaryRunner, Weights
+from smt.serving.gate import Gate, Limits, compare
+from smt.serving.incumbent import DriftSample
 from smt.serving.manifest import SnapshotManifest
 from smt.serving.registry import Registry
 from smt.serving.snapshot import check_weights, publish_weights, read_weights
-from smt.training.metrics import TaskMetrics, evaluate
+from smt.training.metrics import evaluate
 from smt.training.model import abi_hash
 from smt.training.reading import iter_batches
 from smt.training.run import RunPaths, TrainResult, load_result
 from smt.training.scenario import Scenario, load_scenario
 
-# Largest relative change of a task's normalized entropy from training to serving, by what the binary multiplies in.
-MAX_NE_CHANGE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 1e-4, "int8": 5e-4}
+Label = Literal["stable", "canary", "shadow"]
 
 _BATCH_ROWS = 8192
 
 
 class PublishError(RuntimeError):
     """A run that is not published; the message says why, with the figures of both sides where it is their doing."""
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What the gate saw, per task: training's figures, serving's, and the relative change of NE (None: undefined)."""
-
-    trained: dict[str, TaskMetrics]
-    served: dict[str, TaskMetrics]
-    ne_change: dict[str, float | None]
-    precision: Precision
-
-    def problems(self) -> list[str]:
-        """Why the run must not be published; empty if it may."""
-        found = []
-        for task, change in self.ne_change.items():
-            trained, served = self.trained[task], self.served[task]
-            if (trained.rows, trained.positives) != (served.rows, served.positives):
-                found.append(
-                    f"task {task!r}: training saw {trained.rows} labelled rows, {trained.positives} positive; "
-                    f"here are {served.rows}, {served.positives} positive"
-                )
-            elif change is None and (trained.ne is None) != (served.ne is None):
-                found.append(f"task {task!r}: NE {trained.ne} in training, {served.ne} in serving")
-            elif change is not None and not change <= MAX_NE_CHANGE[self.precision]:
-                fix = "" if self.precision == "fp32" else "; `smt compile --precision fp32` keeps rounding out of it"
-                found.append(
-                    f"task {task!r}: NE {trained.ne:.6f} in training, {served.ne:.6f} in serving: "
-                    f"relative change {change:.2e}; at most {MAX_NE_CHANGE[self.precision]:g} is published "
-                    f"from {self.precision}{fix}"
-                )
-        return found
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "train_side": {task: metrics.to_json() for task, metrics in self.trained.items()},
-            "serving": {task: metrics.to_json() for task, metrics in self.served.items()},
-            "ne_change": self.ne_change,
-            "precision": self.precision,
-        }
 
 
 @dataclass(frozen=True)
@@ -93,12 +57,19 @@ def publish_run(
     *,
     scenario_path: Path | None = None,
     target: str = "cpu",
+    limits: Limits | None = None,
+    force: str | None = None,
+    label: Label = "stable",
+    percent: float | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Published:
     """Publishes the exported weights of a finished run and makes them current.
 
     Args:
         scenario_path: the scenario's YAML, if it is no longer where it was when the run was trained.
+        limits: of the gate.
+        force: why to publish in spite of what the gate finds; it is recorded in the manifest and in the event.
+        label, percent: publish as canary or shadow instead, see Registry.publish_snapshot.
         progress: called with the number of validation rows scored.
 
     Raises:
@@ -119,11 +90,16 @@ def publish_run(
         raise PublishError(f"{result.features}: {error}") from error
     check_weights(scenario.template, weights, transform, tasks)
     runner = BinaryRunner.load(registry, scenario.template.name, abi_hash(scenario.template), target)
-    labels, scores = score_validation(scenario, transform, weights, runner, progress)
-    gate = compare(result.metrics, evaluate(tasks, labels, scores), runner.manifest.precision)
+    sample = DriftSample(registry, scenario.name, target, runner, result.rows.get("valid", 0))
+    labels, scores = score_validation(scenario, transform, weights, runner, progress, sample.add)
+    served = evaluate(tasks, labels, scores)
+    gate = compare(result.metrics, served, runner.manifest.precision, limits, sample.compare(tasks))
     problems = gate.problems()
-    if problems:
-        raise PublishError(f"{run_dir}: not published:\n  " + "\n  ".join(problems))
+    if problems and force is None:
+        raise PublishError(
+            f"{run_dir}: not published:\n  " + "\n  ".join(problems) + "\n`--force REASON` publishes it all the same"
+        )
+    forced = force if problems else None
     manifest = publish_weights(
         registry,
         scenario.template,
@@ -131,8 +107,11 @@ def publish_run(
         tasks,
         features,
         weights,
-        metrics=gate.to_json(),
+        metrics=gate.to_json(forced),
         lineage=_lineage(result, scenario),
+        label=label,
+        percent=percent,
+        forced=forced,
     )
     return Published(manifest, gate)
 
@@ -143,28 +122,25 @@ def score_validation(
     weights: Weights,
     runner: BinaryRunner,
     progress: Callable[[int], None] | None = None,
+    observe: Callable[[pa.RecordBatch, NDArray[np.float32]], None] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Labels [rows, tasks] (NaN: none) and probabilities [rows, heads] of the validation split, as served."""
+    """Labels [rows, tasks] (NaN: none) and probabilities [rows, heads] of the validation split, as served.
+
+    observe: called with each batch's raw columns and probabilities.
+    """
     labels: list[NDArray[np.float32]] = []
     scores: list[NDArray[np.float32]] = []
     for batch in iter_batches(scenario, "valid", batch_size=_BATCH_ROWS):
         columns = columns_from_arrow(batch.columns, scenario.inputs, transform.inputs)
         scores.append(runner.score(weights, transform.apply(batch.rows, columns)))
+        if observe is not None:
+            observe(batch.columns, scores[-1])
         labels.append(batch.labels)
         if progress is not None:
             progress(batch.rows)
     if not labels:
         raise PublishError(f"{scenario.path}: no row of data.valid passes the filter, so nothing can be compared")
     return np.concatenate(labels), np.concatenate(scores)
-
-
-def compare(trained: dict[str, TaskMetrics], served: dict[str, TaskMetrics], precision: Precision) -> Gate:
-    """The two sides of the gate, and how far apart they are."""
-    change: dict[str, float | None] = {}
-    for task, metrics in trained.items():
-        before, after = metrics.ne, served[task].ne
-        change[task] = None if before is None or after is None else abs(after - before) / before
-    return Gate(trained, served, change, precision)
 
 
 def _result(run_dir: Path) -> TrainResult:

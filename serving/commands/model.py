@@ -1,4 +1,4 @@
-"""smt new-scenario, validate, train, compile, publish: from YAML to a snapshot in the registry."""
+"""smt new-scenario, validate, train, compile: from YAML to trained weights and a template binary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from smt.serving.commands.output import (
     print_json,
     table,
 )
-from smt.serving.commands.progress import rows_progress, steps_progress
+from smt.serving.commands.progress import steps_progress
+from smt.serving.commands.publish import figures
 
 DEFAULT_RUNS = Path("build/runs")
 
@@ -114,7 +115,7 @@ def train(
     if as_json:
         print_json({"run_dir": str(folder), **result.to_json()})
         return
-    RESULT.print(_figures(f"{result.scenario}, epoch {result.epoch}", {"": result.metrics}))
+    RESULT.print(figures(f"{result.scenario}, epoch {result.epoch}", {"": result.metrics}))
     speed = f"{result.rows_per_second:,.0f} rows/s, {result.seconds:.1f} s"
     NOTES.print(f"{folder}: {result.stopped} ({speed}); next: smt publish {folder}", markup=False)
 
@@ -178,66 +179,6 @@ def compile_(
         f"{manifest.abi_hash[:12]}, sha256 {info.sha256[:12]}; largest difference from the reference: {parity}",
         markup=False,
     )
-
-
-def publish(
-    run_dir: Annotated[Path, typer.Argument(help="Run directory that `smt train` wrote.", metavar="RUN_DIR")],
-    registry: RegistryOption = DEFAULT_REGISTRY,
-    scenario: Annotated[
-        Path | None, typer.Option("--scenario", help="Scenario YAML, if it is no longer where it was trained from.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Publish a run's weights, if their quality in the serving numerics is training's.
-
-    The validation split is scored through the compiled template; a relative change of NE above 1e-4, or a weight that
-    is not finite, refuses the run. Every publication is a new version; servers look for one every 100 ms.
-
-    Example: `smt publish build/runs/income_workers --registry build/registry`
-    """
-    from smt.serving.publish import publish_run
-    from smt.serving.registry import Registry
-    from smt.training.run import load_result
-
-    rows = _valid_rows(load_result(run_dir)) if (run_dir / "result.json").is_file() else 0
-    with rows_progress(f"scoring {run_dir.name}", rows, quiet=as_json) as advance:
-        published = publish_run(run_dir, Registry(registry), scenario_path=scenario, progress=advance)
-    manifest, gate = published.manifest, published.gate
-    if as_json:
-        print_json(
-            {
-                "scenario": manifest.scenario,
-                "version": manifest.version,
-                "parent": manifest.lineage.get("parent"),
-                "abi_hash": manifest.abi_hash,
-                **gate.to_json(),
-            }
-        )
-        return
-    RESULT.print(
-        _figures(f"{manifest.scenario} {manifest.version}", {"training": gate.trained, "serving": gate.served})
-    )
-    changes = ", ".join(f"{task} {'-' if x is None else f'{x:.1e}'}" for task, x in gate.ne_change.items())
-    NOTES.print(f"published and current; relative change of NE: {changes}", markup=False)
-
-
-def _valid_rows(result: Any) -> int:
-    return int(result.rows.get("valid", 0))
-
-
-def _figures(title: str, sides: dict[str, Any]) -> Any:
-    """Metrics per task, of one or of several sides."""
-    rows = [
-        [task, side, m.rows, m.label_rate, m.ne, m.auc, m.logloss, m.calibration]
-        for task in next(iter(sides.values()))
-        for side, metrics in sides.items()
-        for m in [metrics[task]]
-    ]
-    columns = ["task", "side", "rows", "label rate", "NE", "AUC", "logloss", "calibration"]
-    if len(sides) == 1:
-        columns.remove("side")
-        rows = [[row[0], *row[2:]] for row in rows]
-    return table(title, columns, rows, numbers=columns[1:] if len(sides) == 1 else columns[2:])
 
 
 def _show_validation(report: Any) -> None:

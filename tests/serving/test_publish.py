@@ -18,8 +18,9 @@ from smt.kernels.cpu import Precision
 from smt.kernels.transform import FeatureTransform, columns_from_arrow
 from smt.serving.binary import BinaryRunner
 from smt.serving.compile import BinaryInfo, compile_template
+from smt.serving.gate import MAX_NE_CHANGE, compare
 from smt.serving.manifest import WEIGHTS_FILE
-from smt.serving.publish import MAX_NE_CHANGE, PublishError, compare, publish_run
+from smt.serving.publish import PublishError, publish_run
 from smt.serving.registry import Registry, RegistryError
 from smt.serving.snapshot import SnapshotError, publish_weights, read_weights
 from smt.training.config import ConfigError
@@ -56,7 +57,11 @@ def test_a_good_run_is_published(registry_folder: Path, shop: Shop) -> None:
     manifest = published.manifest
     assert registry.verify("shop") == manifest
     assert manifest.task_names() == ["bought", "returned"]
-    assert set(manifest.metrics) == {"train_side", "serving", "ne_change", "precision"}
+    assert set(manifest.metrics) == {
+        "train_side", "serving", "ne_change", "calibration_change", "precision", "drift", "gate"
+    }  # fmt: skip
+    assert manifest.metrics["gate"]["problems"] == []
+    assert manifest.metrics["drift"]["why_not"] == "nothing was published before"
     assert manifest.metrics["precision"] == "bf16"
     for task, change in manifest.metrics["ne_change"].items():
         assert change <= MAX_NE_CHANGE["bf16"]
