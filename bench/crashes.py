@@ -1,0 +1,222 @@
+"""Kills what writes a registry, at any moment, and looks at what it leaves.
+
+    found = kill_writers(Path("/tmp/registry"), kills=200, seed=1)
+    found.faults, found.lost        # both empty
+
+A writer publishes (full versions and deltas), promotes, rolls back, labels, pins and collects garbage in random order,
+until SIGKILL meets it. Then every version that is there has to verify, what is named has to be there, and every
+publication that returned has to be there too, unless gc removed it. Nothing is repaired: the next writer goes on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from smt.serving.events import read_events
+from smt.serving.gc import Policy, collect
+from smt.serving.integrity import check_registry
+from smt.serving.labels import clear_label, pin, read_pins, unpin
+from smt.serving.lifecycle import promote, rollback
+from smt.serving.manifest import WEIGHTS_FILE
+from smt.serving.registry import Registry, RegistryError
+
+SCENARIO = "crash"
+_KEEP = 3
+_WAIT_SECONDS = 60.0
+# Python's audit events of calls that change a file system, or wait for others who do; and opening to write.
+_CALLS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "fcntl.flock"}
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+@dataclass
+class Crashes:
+    """What became of a registry whose writers were killed.
+
+    published: versions whose publication returned. faults: what did not verify. lost: published, gone, and not by gc.
+    """
+
+    kills: int = 0
+    published: int = 0
+    collected: int = 0
+    faults: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+
+
+def draft(**changes: Any) -> dict[str, Any]:
+    """What a snapshot's manifest says, of a template that nobody compiled."""
+    return {
+        "scenario": SCENARIO,
+        "template": {"name": "none", "version": "1.0.0"},
+        "abi_hash": "0" * 64,
+        "dim": 4,
+        "tasks": [{"name": "click", "head": 0}],
+        "features": {"format": 1},
+        **changes,
+    }
+
+
+def publish(registry: Registry, content: bytes, **how: Any) -> str:
+    """A full version with these weights."""
+    return registry.publish_snapshot(draft(), {WEIGHTS_FILE: content}, **how).version
+
+
+def publish_delta(registry: Registry, content: bytes) -> str:
+    """A delta on what is current."""
+    base = registry.snapshot(SCENARIO)
+    fields = draft(format=2, base=base.version, chain=base.chain + 1)
+    return registry.publish_snapshot(fields, {"delta.safetensors": content}).version
+
+
+def kill_writers(root: Path, kills: int, seed: int, *, weight_bytes: int = 100_000) -> Crashes:
+    """Starts a writer, kills it within the time of some ten publications, looks at the registry; `kills` times."""
+    generator = random.Random(seed)
+    registry, found = Registry(root), Crashes()
+    started = time.monotonic()
+    known = {publish(registry, generator.randbytes(weight_bytes)) for _ in range(3)}
+    longest = 10 * (time.monotonic() - started) / 3
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report"
+        for _ in range(kills):
+            report.write_bytes(b"")
+            arguments = (str(root), str(report), generator.random(), weight_bytes)
+            writer = _processes().Process(target=_write, args=arguments)
+            writer.start()
+            _wait_for(report)
+            time.sleep(generator.uniform(0, longest))
+            writer.kill()
+            writer.join()
+            if writer.exitcode != -signal.SIGKILL:
+                raise RuntimeError(f"the writer ended by itself, with status {writer.exitcode}")
+            found.kills += 1
+            gone = _read_report(report, found, known)
+            _inspect(registry, found, known, gone)
+    return found
+
+
+def kill_at_every_change(
+    prepared: Path, root: Path, operation: Callable[[Registry], object]
+) -> Iterator[tuple[int, Registry]]:
+    """Kills `operation` before its first change of the file system, then before its second, …, until it gets through.
+
+    Args:
+        prepared: the registry where the operation begins; each time works on a copy of its own, in `root`.
+        operation: a function of a module, to be run in a process of its own.
+
+    Yields the number of the change, and the registry that the kill left.
+    """
+    for number in itertools.count():
+        registry = Registry(shutil.copytree(prepared, root / f"{number:04d}"))
+        process = _processes().Process(target=_run_until, args=(registry.root, operation, number))
+        process.start()
+        process.join(_WAIT_SECONDS)
+        if process.exitcode not in (0, -signal.SIGKILL):
+            process.kill()
+            raise RuntimeError(f"change {number}: the operation ended with status {process.exitcode}")
+        yield number, registry
+        if process.exitcode == 0:
+            return
+
+
+def _processes() -> Any:
+    """Processes are forked from one that has everything imported and no threads."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _wait_for(report: Path) -> None:
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while not report.stat().st_size:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited {_WAIT_SECONDS:.0f} s for a writer to start")
+        time.sleep(0.001)
+
+
+def _run_until(root: str, operation: Callable[[Registry], object], number: int) -> None:
+    registry = Registry(root)
+    calls = itertools.count()
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        changes = event in _CALLS or (event == "open" and bool(arguments[2] & _WRITING))
+        if changes and next(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    operation(registry)
+    os._exit(0)  # without what multiprocessing does at its end, which looks at files too
+
+
+def _write(root: str, report: str, seed: float, weight_bytes: int) -> None:
+    """Changes the registry until it is killed; reports what it published and what it removed."""
+    generator, registry = random.Random(seed), Registry(root)
+    lines = os.open(report, os.O_WRONLY | os.O_APPEND)
+    os.write(lines, b"started\n")
+    while True:
+        content = generator.randbytes(generator.randrange(1, weight_bytes))
+        any_version = generator.choice(registry.versions(SCENARIO))
+        kind = generator.choices(
+            ("publish", "delta", "canary", "promote", "rollback", "label", "clear", "pin", "unpin", "gc"),
+            (4, 4, 1, 2, 2, 1, 1, 1, 2, 3),
+        )[0]
+        if kind in ("publish", "canary"):
+            version = publish(registry, content, label="canary" if kind == "canary" else "stable")
+            os.write(lines, f"published {version}\n".encode())
+        elif kind == "delta":
+            os.write(lines, f"published {publish_delta(registry, content)}\n".encode())
+        elif kind == "promote":
+            promote(registry, SCENARIO, any_version)
+        elif kind == "rollback":
+            try:
+                rollback(registry, SCENARIO)
+            except RegistryError as error:
+                if "no version to go back to" not in str(error):
+                    raise
+        elif kind == "label":
+            registry.set_label(SCENARIO, "shadow", any_version)
+        elif kind == "clear":
+            clear_label(registry, SCENARIO, "canary")
+        elif kind == "pin":
+            pin(registry, SCENARIO, any_version)
+        elif kind == "unpin":
+            for version in read_pins(registry, SCENARIO):
+                unpin(registry, SCENARIO, version)
+        else:
+            removed = collect(registry, SCENARIO, Policy(_KEEP, timedelta()), apply=True).removed
+            os.write(lines, f"collected {' '.join(removed)}\n".encode())
+
+
+def _read_report(report: Path, found: Crashes, known: set[str]) -> set[str]:
+    """Adds what was published to `known`; returns what gc reported to have removed."""
+    gone: set[str] = set()
+    for line in report.read_text().splitlines():
+        word, *versions = line.split()
+        if word == "published":
+            known.update(versions)
+            found.published += len(versions)
+        elif word == "collected":
+            gone.update(versions)
+            found.collected += len(versions)
+    return gone
+
+
+def _inspect(registry: Registry, found: Crashes, known: set[str], gone: set[str]) -> None:
+    found.faults += check_registry(registry).faults
+    registry.verify(SCENARIO)
+    there = set(registry.versions(SCENARIO))
+    # A gc that was killed has said in the events what it was about to remove.
+    announced = {event.version for event in read_events(registry, SCENARIO) if event.what == "gc"}
+    found.lost += sorted(known - there - gone - announced)
+    known &= there
