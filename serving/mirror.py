@@ -1,7 +1,8 @@
 """A local copy of a registry behind a URL, for the server to watch.
 
 The files are copied as they are: verifying them, and reporting what does not verify, is the server's business. A
-version is copied whole before `current` names it here, so the server never waits for half of one.
+version is copied whole, after what it is built on and before `current` or a label names it here, so the server never
+waits for half of one. Pins and events stay where they are: nothing is collected or undone in a copy.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +20,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from smt.serving.labels import LABELS
 from smt.serving.manifest import NAME_PATTERN, VERSION_PATTERN
 from smt.serving.registry import CHECKSUM, MANIFEST, RegistryError
-from smt.serving.storage import LocalStorage, open_storage
+from smt.serving.storage import LocalStorage, Storage, open_storage
+
+CURRENT = "current"
 
 
 def cache_folder(url: str) -> Path:
@@ -36,7 +39,10 @@ class MirrorError(RegistryError):
 
 
 class Mirror:
-    """Copies template binaries and current snapshots from `url` into `folder`, which only one process may write."""
+    """Copies template binaries, and snapshots that something names, from `url` into `folder`.
+
+    Only one process may write the folder.
+    """
 
     def __init__(self, url: str, folder: Path) -> None:
         self._source = open_storage(url)
@@ -78,28 +84,66 @@ class Mirror:
         return done
 
     def _sync_scenario(self, scenario: str) -> list[str]:
-        if "current" not in self._source.names(scenario):
+        """Versions before what names them, so that the server finds whatever it is told to serve."""
+        pointers = [CURRENT, *(f"labels/{label}" for label in LABELS)]
+        there = set(self._source.names(scenario)) & {CURRENT}
+        there |= {f"labels/{name}" for name in self._source.names(f"{scenario}/labels")}
+        found = {name: self._source.read(f"{scenario}/{name}") for name in pointers if name in there}
+        before = {name: content for name in pointers if (content := self._local(f"{scenario}/{name}")) is not None}
+        named = {version for name, content in found.items() if (version := _named(name, content)) is not None}
+        if found == before and named <= set(self._copy.names(f"{scenario}/versions")):
             return []
-        done = []
-        current = self._source.read(f"{scenario}/current")
-        before = self._local(f"{scenario}/current")
-        version = current.decode("utf-8", "replace").strip()
-        versions = f"{scenario}/versions"
-        new = re.fullmatch(VERSION_PATTERN, version) is not None and version not in self._copy.names(versions)
-        # A version without its checksum is not complete; that `current` names it already is for the server to say.
-        if new and CHECKSUM in self._source.names(f"{versions}/{version}"):
-            self._copy_folder(versions, version)
-            done.append(f"{versions}/{version}")
-        if current != before:
-            (self._folder / scenario).mkdir(parents=True, exist_ok=True)
-            self._copy.replace_text(f"{scenario}/current", current.decode("utf-8", "replace"))
-            self._prune(versions, {version, (before or b"").decode("utf-8", "replace").strip()})
+        done: list[str] = []
+        kept: set[str] = set()
+        for version in sorted(named):
+            kept |= self._copy_chain(scenario, version, done)
+        for name, content in found.items():
+            if content != before.get(name):
+                self._copy.replace_text(f"{scenario}/{name}", content.decode("utf-8", "replace"))
+        for name in set(before) - set(found) - {CURRENT}:
+            self._copy.remove(f"{scenario}/{name}")
+        # The version before stays too: a rollback of the server needs it.
+        kept |= self._local_chain(scenario, _named(CURRENT, before.get(CURRENT, b"")))
+        self._prune(f"{scenario}/versions", kept)
         return done
+
+    def _copy_chain(self, scenario: str, version: str | None, done: list[str]) -> set[str]:
+        """Copies a version and what it is built on, the full one first; returns their names, as far as they are known.
+
+        A version without its checksum is not complete; that something names it already is for the server to say.
+        """
+        chain: list[str] = []
+        while version is not None and version not in chain:
+            chain.append(version)
+            here = version in self._copy.names(f"{scenario}/versions")
+            version = self._base(self._copy if here else self._source, scenario, version)
+        for name in reversed(chain):
+            folder = f"{scenario}/versions"
+            if name not in self._copy.names(folder) and CHECKSUM in self._source.names(f"{folder}/{name}"):
+                self._copy_folder(folder, name)
+                done.append(f"{folder}/{name}")
+        return set(chain)
+
+    def _local_chain(self, scenario: str, version: str | None) -> set[str]:
+        chain: set[str] = set()
+        while version is not None and version not in chain:
+            chain.add(version)
+            version = self._base(self._copy, scenario, version)
+        return chain
+
+    def _base(self, storage: Storage, scenario: str, version: str) -> str | None:
+        """What a version is built on; None also where its manifest cannot be read, which the server will report."""
+        try:
+            manifest = json.loads(storage.read(f"{scenario}/versions/{version}/{MANIFEST}"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return _version(manifest.get("base")) if isinstance(manifest, dict) else None
 
     def _prune(self, versions: str, kept: set[str]) -> None:
         for name in self._copy.names(versions):
             if re.fullmatch(VERSION_PATTERN, name) and name not in kept:
-                shutil.rmtree(self._folder / versions / name)
+                self._copy.remove_folder(f"{versions}/{name}", CHECKSUM)
+        self._copy.sweep(versions)
 
     def _copy_folder(self, parent: str, name: str) -> None:
         stage = self._copy.stage(parent)
@@ -119,6 +163,22 @@ class Mirror:
             return self._copy.read(path)
         except FileNotFoundError:
             return None
+
+
+def _named(pointer: str, content: bytes) -> str | None:
+    """The version that `current` or a label names; None for a damaged one, which is copied for the server to report."""
+    text = content.decode("utf-8", "replace").strip()
+    if pointer == CURRENT:
+        return _version(text)
+    try:
+        label = json.loads(text)
+    except ValueError:
+        return None
+    return _version(label.get("version")) if isinstance(label, dict) else None
+
+
+def _version(found: object) -> str | None:
+    return found if isinstance(found, str) and re.fullmatch(VERSION_PATTERN, found) else None
 
 
 def run_beside(command: Sequence[str], environment: Mapping[str, str], mirror: Mirror, poll_seconds: float) -> int:

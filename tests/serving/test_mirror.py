@@ -9,9 +9,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from smt.serving.integrity import check_registry
+from smt.serving.labels import LABELS, clear_label, read_label
 from smt.serving.mirror import Mirror, MirrorError, cache_folder
 from smt.serving.registry import Registry, RegistryError
-from tests.serving.test_registry import binary_draft, draft
+from tests.serving.test_registry import binary_draft, delta_draft, draft
 
 
 @pytest.fixture
@@ -46,6 +48,52 @@ def test_old_versions_are_removed(url: str, tmp_path: Path) -> None:
         versions.append(remote.publish_snapshot(draft(), {"weights.safetensors": str(number).encode()}).version)
         mirror.sync()
     assert Registry(tmp_path).versions("feed") == versions[-2:]
+
+
+def test_labels_come_and_go_with_their_versions(url: str, tmp_path: Path) -> None:
+    remote, mirror, local = Registry(url), Mirror(url, tmp_path), Registry(tmp_path)
+    versions = [remote.publish_snapshot(draft(), {"weights.safetensors": b"w"}).version for _ in range(4)]
+    remote.set_label("feed", "canary", versions[0], 12.5)
+    remote.set_label("feed", "shadow", versions[1])
+    mirror.sync()
+    assert local.versions("feed") == [versions[0], versions[1], versions[3]]
+    for label in LABELS:
+        assert read_label(local, "feed", label) == read_label(remote, "feed", label) is not None
+    assert check_registry(local).faults == []
+    clear_label(remote, "feed", "shadow")
+    remote.set_label("feed", "canary", versions[2])
+    assert mirror.sync() == [f"scenarios/feed/versions/{versions[2]}"]
+    assert read_label(local, "feed", "shadow") is None
+    assert local.versions("feed") == versions[2:]
+    assert mirror.sync() == []
+
+
+def test_a_delta_comes_with_what_it_is_built_on(url: str, tmp_path: Path) -> None:
+    remote, mirror, local = Registry(url), Mirror(url, tmp_path), Registry(tmp_path)
+    full = remote.publish_snapshot(draft(), {"weights.safetensors": b"full"})
+    deltas = [full]
+    for _ in range(3):
+        deltas.append(remote.publish_snapshot(delta_draft(deltas[-1]), {"delta.safetensors": b"part"}))
+    folder = "scenarios/feed/versions"
+    assert mirror.sync() == [f"{folder}/{manifest.version}" for manifest in deltas]
+    assert local.verify("feed") == deltas[-1]
+    newer = remote.publish_snapshot(draft(), {"weights.safetensors": b"new"})
+    mirror.sync()
+    assert local.versions("feed") == [*(manifest.version for manifest in deltas), newer.version]  # to go back to
+    newest = remote.publish_snapshot(delta_draft(newer), {"delta.safetensors": b"part"})
+    mirror.sync()
+    assert local.versions("feed") == [newer.version, newest.version]
+    assert check_registry(local).faults == []
+
+
+def test_a_damaged_label_is_copied_for_the_server_to_report(url: str, tmp_path: Path) -> None:
+    remote, mirror = Registry(url), Mirror(url, tmp_path)
+    version = remote.publish_snapshot(draft(), {"weights.safetensors": b"one"}).version
+    filesystem, root = fsspec.core.url_to_fs(url)
+    filesystem.pipe_file(f"{root}/scenarios/feed/labels/canary", b"[1]")
+    mirror.sync()
+    assert Registry(tmp_path).current("feed") == version
+    assert (tmp_path / "scenarios/feed/labels/canary").read_bytes() == b"[1]"
 
 
 def test_a_replaced_binary_is_copied_again(url: str, tmp_path: Path) -> None:
