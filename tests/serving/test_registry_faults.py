@@ -1,12 +1,14 @@
-"""Full disks, and remote file systems that fail: tried again or refused with a reason, and nothing is half done."""
+"""Full disks, flipped bits, remote file systems that fail: tried again or refused with a reason, nothing half done."""
 
 from __future__ import annotations
 
 import random
 import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -147,3 +149,41 @@ def test_a_mirror_says_what_it_could_not_copy_and_goes_on(registry: Registry, tm
     FaultyFileSystem.fault = staticmethod(lambda operation, path: None)
     mirror.sync()
     assert Registry(tmp_path).verify("bad") == bad
+
+
+def test_a_bit_flipped_anywhere_is_noticed(tmp_path: Path) -> None:
+    """In any file of a version, at 500 random places: verification names the file, or what it read is unchanged."""
+    generator = random.Random(3)
+    registry = Registry(tmp_path)
+    manifest = registry.publish_snapshot(draft(), {"weights.safetensors": generator.randbytes(2000)})
+    folder = tmp_path / "scenarios/feed/versions" / manifest.version
+    files = sorted(folder.iterdir())
+    named = set()
+    for _ in range(500):
+        path = generator.choice(files)
+        content = path.read_bytes()
+        place, bit = generator.randrange(len(content)), generator.randrange(8)
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+        try:
+            registry.verify("feed")
+            # White space after the checksum says nothing.
+            assert (path.name, place) == ("manifest.sha256", 64)
+        except RegistryError as error:
+            named.add(path.name if str(folder) in str(error) else str(error))
+        path.write_bytes(content)
+    assert named == {path.name for path in files}
+    assert registry.verify("feed") == manifest
+
+
+def test_of_two_publishers_of_an_object_store_both_stand(registry: Registry) -> None:
+    def publish(number: int) -> list[str]:
+        weights = {"weights.safetensors": str(number).encode()}
+        return [Registry(registry.root).publish_snapshot(draft(), weights).version for _ in range(10)]
+
+    FaultyFileSystem.fault = staticmethod(lambda operation, path: time.sleep(0.0005))  # so that they take turns
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(publish, (1, 2))
+    assert registry.versions("feed") == sorted([*first, *second])
+    assert (first, second) == (sorted(first), sorted(second))
+    assert registry.current("feed") in (first[-1], second[-1])
+    assert check_registry(registry).faults == []
