@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from smt.serving.commands import capacity, control, loadgen, model, publish, quality, registry, run
+from smt.serving.commands import capacity, control, loadgen, model, publish, quality, registry, run, status
 from smt.serving.commands.output import exit_code_of, message_of, print_error
 
 _HELP = """
@@ -78,7 +78,7 @@ app.command("publish", rich_help_panel=_MODEL)(publish.publish)
 app.add_typer(registry.app, name="registry", rich_help_panel=_MODEL)
 app.command("serve", rich_help_panel=_SERVING)(run.serve)
 app.command("predict", rich_help_panel=_SERVING)(run.predict)
-app.command("status", rich_help_panel=_SERVING)(run.status)
+app.command("status", rich_help_panel=_SERVING)(status.status)
 app.add_typer(control.app, name="control", rich_help_panel=_SERVING)
 app.command("score", rich_help_panel=_SERVING)(quality.score)
 app.command("loadgen", rich_help_panel=_MEASURING)(loadgen.loadgen)

@@ -213,7 +213,8 @@ def log_level(
 
 
 def _fields(scenario: Any) -> dict[str, Any]:
-    status = {field.name: getattr(scenario.status, field.name) for field in scenario.status.DESCRIPTOR.fields}
+    fields = [field for field in scenario.status.DESCRIPTOR.fields if field.name != "versions"]
+    status = {field.name: getattr(scenario.status, field.name) for field in fields}
     return {**status, "pinned": scenario.pinned, "rollback_version": scenario.rollback_version}
 
 

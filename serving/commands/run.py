@@ -1,4 +1,4 @@
-"""smt serve, predict, status: everything around a running server."""
+"""smt serve, predict: everything around a running server. `smt status` is in status.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from smt.serving.commands.output import (
     DEFAULT_REGISTRY,
@@ -96,7 +95,19 @@ def serve(
         float | None, typer.Option(help="Share of the calls that get a line in the log, 0..1. [default: 0]")
     ] = None,
     poll_ms: Annotated[
-        int | None, typer.Option(help="How often the registry is looked at, in milliseconds. [default: 100]")
+        int | None, typer.Option(help="How often the registry is looked at, in milliseconds. [default: 50]")
+    ] = None,
+    memory_limit: Annotated[
+        int | None,
+        typer.Option(min=0, help="Most bytes of weights in memory, 0 for no limit. [default: 7/8 of the machine's]"),
+    ] = None,
+    keep_warm: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-warm/--no-keep-warm",
+            help="Keep the version before the current one in memory, for rollbacks. [default: yes]",
+            show_default=False,
+        ),
     ] = None,
     drain_seconds: Annotated[
         int | None, typer.Option(help="Longest that requests in flight may take after SIGTERM. [default: 20]")
@@ -143,6 +154,8 @@ def serve(
         "scheduling": scheduling,
         "access-log": access_log,
         "poll-ms": poll_ms,
+        "memory-limit": memory_limit,
+        "keep-warm": None if keep_warm is None else str(keep_warm).lower(),
         "drain-seconds": drain_seconds,
         "port-file": port_file,
         "log-level": log_level,
@@ -224,60 +237,6 @@ def predict(
     NOTES.print(f"{scores.rows:,} rows in {seconds:.2f} s, by version {versions}{where}", markup=False)
 
 
-def status(
-    target: TargetOption = DEFAULT_TARGET,
-    tls_ca: TlsCaOption = None,
-    tls_cert: TlsCertOption = None,
-    tls_key: TlsKeyOption = None,
-    tls_server_name: TlsNameOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show what a server serves: scenarios, versions, what it refused and why, its binaries.
-
-    Example: `smt status --target 127.0.0.1:8500`
-    """
-    from smt.serving.client import Client
-
-    with Client(target, tls=tls_of(tls_ca, tls_cert, tls_key, tls_server_name)) as client:
-        server, health, scenarios = client.server(), client.health(), client.list_scenarios()
-    if as_json:
-        print_json(
-            {
-                "target": target,
-                "health": health,
-                "server": {
-                    "version": server.version,
-                    "max_rows": server.max_rows,
-                    "max_message_bytes": server.max_message_bytes,
-                    "workers": server.workers,
-                },
-                "binaries": [_fields(binary) for binary in server.binaries],
-                "scenarios": [_fields(scenario) for scenario in scenarios],
-            }
-        )
-        return
-    RESULT.print(
-        f"[bold]{escape(target)}[/] {health}: smt-server {server.version}, {server.workers} workers, "
-        f"at most {server.max_rows:,} rows and {server.max_message_bytes:,} bytes a request"
-    )
-    binaries = [[b.template_name, b.template_version, b.abi_hash[:12], b.sha256[:12]] for b in server.binaries]
-    RESULT.print(table("Template binaries", ["template", "version", "ABI", "sha256"], binaries))
-    served = [
-        [s.scenario, s.state, s.version or None, s.abi_hash[:12] or None, s.weight_bytes, s.loads] for s in scenarios
-    ]
-    columns = ["scenario", "state", "version", "ABI", "weight bytes", "loads"]
-    RESULT.print(table("Scenarios", columns, served, numbers=columns[4:]))
-    for scenario in scenarios:
-        if scenario.refused_version or scenario.refused_reason:
-            RESULT.print(
-                f"{scenario.scenario}: refused {scenario.refused_version or 'a version'}: {scenario.refused_reason}",
-                style="yellow",
-                markup=False,
-            )
-    if scenarios and not any(scenario.state == "SERVING" for scenario in scenarios):
-        NOTES.print(f"note: none of the {len(scenarios)} scenarios is served", style="yellow", markup=False)
-
-
 def _context(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
@@ -291,8 +250,3 @@ def _context(text: str | None) -> dict[str, Any] | None:
         raise CommandError(f"--context: found {found}; expected a JSON object of features", WRONG_INPUT)
     # A list is the values of one multi-valued feature; the client wants one entry per row.
     return {name: [item] if isinstance(item, list) else item for name, item in value.items()}
-
-
-def _fields(message: Any) -> dict[str, Any]:
-    """A flat message as a dict, numbers as numbers."""
-    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}

@@ -18,8 +18,8 @@ grpc::Status serialised(const Response& response, grpc::ByteBuffer* out) {
   return grpc::SerializationTraits<Response>::Serialize(response, out, &own_buffer);
 }
 
-void fill(const ScenarioStatus& status, v1::ControlledScenario& out) {
-  fill_status(status, *out.mutable_status());
+void fill(const ScenarioStatus& status, const Lifecycle& lifecycle, v1::ControlledScenario& out) {
+  fill_status(status, lifecycle.of(status.scenario), *out.mutable_status());
   out.set_pinned(status.control.pinned);
   out.set_rollback_version(status.control.rollback_version);
 }
@@ -51,7 +51,7 @@ grpc::ServerUnaryReactor* ControlServiceImpl::run(Context* context, const Bytes&
 std::function<grpc::Status()> ControlServiceImpl::shown(const std::string& scenario, Bytes* response) const {
   return [this, scenario, response] {
     v1::ControlledScenario out;
-    if (auto status = state_.store.status(scenario)) fill(*status, out);
+    if (auto status = state_.store.status(scenario)) fill(*status, state_.lifecycle, out);
     return serialised(out, response);
   };
 }
@@ -99,7 +99,9 @@ grpc::Status ControlServiceImpl::status(const std::string& scenario, v1::StatusR
   response.set_inflight(state_.gate.inside());
   response.set_log_level(std::string(log::level_name(log::level())));
   if (scenario.empty()) {
-    for (const ScenarioStatus& status : state_.store.list()) fill(status, *response.add_scenarios());
+    for (const ScenarioStatus& status : state_.store.list()) {
+      fill(status, state_.lifecycle, *response.add_scenarios());
+    }
     return grpc::Status::OK;
   }
   auto status = state_.store.status(scenario);
@@ -108,7 +110,7 @@ grpc::Status ControlServiceImpl::status(const std::string& scenario, v1::StatusR
     return {grpc::StatusCode::NOT_FOUND,
             shortened("scenario: " + quote(scenario) + " is unknown; nearest: " + joined(nearest(scenario, names)))};
   }
-  fill(*status, *response.add_scenarios());
+  fill(*status, state_.lifecycle, *response.add_scenarios());
   return grpc::Status::OK;
 }
 

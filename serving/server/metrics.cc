@@ -47,6 +47,8 @@ Metrics::Metrics()
                               "Time from arrival to answer of requests whose status was not OK.")),
       loads_(counter(*registry_, "smt_snapshot_loads_total", "Snapshots loaded and put into service.")),
       refused_(counter(*registry_, "smt_snapshot_refused_total", "Snapshots refused, by reason.")),
+      steps_(
+          counter(*registry_, "smt_version_states_total", "Versions that came into a state, by scenario and state.")),
       control_(counter(*registry_, "smt_control_total", "Calls to the control listener, by method and gRPC status.")),
       weight_bytes_(gauge(*registry_, "smt_weight_bytes", "Bytes of weights being served.")),
       created_(gauge(*registry_, "smt_snapshot_created_timestamp_seconds", "When the snapshot being served was made.")),
@@ -70,6 +72,9 @@ Metrics::Metrics()
       queue_depth_(&gauge(*registry_, "smt_queue_depth", "Requests waiting for a worker.").Add({})),
       inflight_(&gauge(*registry_, "smt_inflight", "Calls that score, not answered yet.").Add({})),
       scenarios_(&gauge(*registry_, "smt_scenarios", "Scenarios being served.").Add({})),
+      resident_bytes_(&gauge(*registry_, "smt_resident_bytes",
+                             "Bytes of weights in memory: served, warm, being loaded, or draining.")
+                           .Add({})),
       unknown_(&add("_unknown")) {}
 
 ScenarioMetrics Metrics::make(const std::string& scenario) {
@@ -81,6 +86,10 @@ ScenarioMetrics Metrics::make(const std::string& scenario) {
   for (Reason reason : kAllReasons) {
     made.refused[static_cast<size_t>(reason)] =
         &refused_.Add({{"scenario", scenario}, {"reason", std::string(reason_name(reason))}});
+  }
+  for (VersionState state : kAllVersionStates) {
+    made.steps[static_cast<size_t>(state)] =
+        &steps_.Add({{"scenario", scenario}, {"state", std::string(version_state_name(state))}});
   }
   made.rows = &rows_.Add(labels);
   made.late_rows = &late_rows_.Add(labels);

@@ -18,6 +18,7 @@
 #include <string_view>
 
 #include "refusal.h"
+#include "version_state.h"
 
 namespace smt::server {
 
@@ -40,6 +41,7 @@ inline constexpr std::array<std::string_view, 8> kOutcomeNames{
 struct ScenarioMetrics {
   std::array<prometheus::Counter*, kOutcomeNames.size()> requests;
   std::array<prometheus::Counter*, std::size(kAllReasons)> refused;
+  std::array<prometheus::Counter*, kAllVersionStates.size()> steps;
   prometheus::Counter* rows;
   prometheus::Counter* late_rows;
   prometheus::Counter* failed_seconds;  // the part of request_seconds that ended in another status than OK
@@ -74,6 +76,8 @@ class Metrics {
   prometheus::Gauge& queue_depth() { return *queue_depth_; }
   prometheus::Gauge& inflight() { return *inflight_; }
   prometheus::Gauge& scenarios() { return *scenarios_; }
+  // Bytes of weights in memory, whatever their version's state.
+  prometheus::Gauge& resident_bytes() { return *resident_bytes_; }
   // Calls to the control listener. `method` and `code` are of fixed sets.
   prometheus::Counter& control(const std::string& method, const std::string& code);
   // When a listener's certificate expires; the series exists from the first call on. `listener`: data or control.
@@ -91,6 +95,7 @@ class Metrics {
   prometheus::Family<prometheus::Counter>& failed_seconds_;
   prometheus::Family<prometheus::Counter>& loads_;
   prometheus::Family<prometheus::Counter>& refused_;
+  prometheus::Family<prometheus::Counter>& steps_;
   prometheus::Family<prometheus::Counter>& control_;
   prometheus::Family<prometheus::Gauge>& weight_bytes_;
   prometheus::Family<prometheus::Gauge>& created_;
@@ -106,6 +111,7 @@ class Metrics {
   prometheus::Gauge* queue_depth_;
   prometheus::Gauge* inflight_;
   prometheus::Gauge* scenarios_;
+  prometheus::Gauge* resident_bytes_;
 
   std::mutex mutex_;  // guards by_scenario_; its values never move
   std::map<std::string, ScenarioMetrics, std::less<>> by_scenario_;

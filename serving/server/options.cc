@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "kernels.h"
+#include "memory_limit.h"
 #include "security_options.h"
 #include "version.h"
 
@@ -35,6 +36,7 @@ std::string kernels_name() {
 Options parse_options(int argc, const char* const* argv, std::optional<int>& exit_code) {
   Options options;
   options.workers = usable_cores();
+  options.memory_limit = default_memory_limit();
   CLI::App app{
       "Serves every scenario of a registry over gRPC (smt.v1.PredictionService, the Open Inference Protocol v2, "
       "grpc.health.v1, reflection), from one compiled binary per template.\nOpens two ports, both for this machine "
@@ -100,6 +102,14 @@ Options parse_options(int argc, const char* const* argv, std::optional<int>& exi
       ->check(CLI::Range(0.0, 1.0));
   app.add_option("--poll-ms", options.poll_ms, "How often the registry is looked at, in milliseconds")
       ->check(CLI::Range(1, 3'600'000));
+  app.add_option(
+         "--memory-limit", options.memory_limit,
+         "Most bytes of weights in memory: a snapshot that does not fit is refused, after versions that are only "
+         "kept for a rollback were given up. Default: what the machine or the cgroup has, minus an eighth. 0: "
+         "no limit")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--keep-warm", options.keep_warm,
+                 "Whether the version before the current one stays in memory, so that a rollback needs no load");
   app.add_option("--drain-seconds", options.drain_seconds,
                  "On SIGTERM, how long requests in flight may take before they are cancelled")
       ->check(CLI::Range(0, 3600));

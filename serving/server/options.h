@@ -30,7 +30,9 @@ struct Options {
   int64_t queue_bytes = int64_t{256} << 20;
   std::filesystem::path scheduling;  // empty: none
   double access_log = 0;
-  int poll_ms = 100;
+  int poll_ms = 50;
+  bool keep_warm = true;
+  int64_t memory_limit = 0;  // bytes of weights; set to what the machine allows when not given
   int drain_seconds = 20;
   std::filesystem::path port_file;  // empty: none
   std::string log_level = "info";

@@ -16,11 +16,12 @@ enum class Reason {
   kFeatures,  // the FeatureSpec is malformed or does not fit the template binary
   kBinary,    // the template binary cannot be used here (CPU, torch, its own checksum or interface)
   kProbe,     // a trial request gave an error or scores that are not finite
-  kIo,        // the file system failed; the only reason that is retried while nothing changes
+  kMemory,    // there is no room for its weights; tried again after a while
+  kIo,        // the file system failed; tried again after a while
 };
-inline constexpr Reason kAllReasons[] = {Reason::kPointer, Reason::kManifest, Reason::kChecksum,
-                                         Reason::kWeights, Reason::kAbi,      Reason::kFeatures,
-                                         Reason::kBinary,  Reason::kProbe,    Reason::kIo};
+inline constexpr Reason kAllReasons[] = {Reason::kPointer, Reason::kManifest, Reason::kChecksum, Reason::kWeights,
+                                         Reason::kAbi,     Reason::kFeatures, Reason::kBinary,   Reason::kProbe,
+                                         Reason::kMemory,  Reason::kIo};
 
 constexpr std::string_view reason_name(Reason reason) {
   switch (reason) {
@@ -40,6 +41,8 @@ constexpr std::string_view reason_name(Reason reason) {
       return "binary";
     case Reason::kProbe:
       return "probe";
+    case Reason::kMemory:
+      return "memory";
     case Reason::kIo:
       return "io";
   }

@@ -4,6 +4,7 @@
 #include <system_error>
 
 #include "file_io.h"
+#include "json_fields.h"
 #include "names.h"
 #include "refusal.h"
 
@@ -12,8 +13,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint64_t kMaxPointerBytes = 256;
+constexpr uint64_t kMaxPointerBytes = 4096;
 constexpr const char* kTarget = "cpu";
+
+// nullopt: no such file. Throws Refused: kPointer for a file that cannot be a pointer, kIo.
+std::optional<std::string> read_pointer(const fs::path& path, const std::string& shown) {
+  try {
+    return read_text(path, shown, kMaxPointerBytes);
+  } catch (const Missing&) {
+    return std::nullopt;
+  } catch (const Refused& error) {
+    throw Refused(error.reason() == Reason::kIo ? Reason::kIo : Reason::kPointer, error.what());
+  }
+}
 
 // Folder names in `dir`, sorted; `error` is set when the folder cannot be read.
 std::vector<std::string> folders(const fs::path& dir, std::error_code& error) {
@@ -48,24 +60,45 @@ bool Registry::has(const std::string& scenario) const {
 }
 
 std::optional<std::string> Registry::current(const std::string& scenario) const {
-  fs::path path = root_ / "scenarios" / scenario / "current";
-  std::string text;
-  try {
-    text = read_text(path, shown(path), kMaxPointerBytes);
-  } catch (const Missing&) {
-    return std::nullopt;
-  } catch (const Refused& error) {
-    throw Refused(error.reason() == Reason::kIo ? Reason::kIo : Reason::kPointer, error.what());
-  }
-  std::string_view version = text;
+  fs::path path = current_file(scenario);
+  std::optional<std::string> text = read_pointer(path, shown(path));
+  if (!text) return std::nullopt;
+  std::string_view version = *text;
   while (!version.empty() && (version.back() == '\n' || version.back() == '\r' || version.back() == ' ')) {
     version.remove_suffix(1);
   }
   if (!valid_version(version)) {
     throw Refused(Reason::kPointer,
-                  shown(path) + ": found " + quote(text) + "; expected a version of 1..64 characters A-Z a-z 0-9 _ -");
+                  shown(path) + ": found " + quote(*text) + "; expected a version of 1..64 characters A-Z a-z 0-9 _ -");
   }
   return std::string(version);
+}
+
+std::optional<Label> Registry::label(const std::string& scenario, std::string_view name) const {
+  fs::path path = label_file(scenario, name);
+  std::optional<std::string> text = read_pointer(path, shown(path));
+  if (!text) return std::nullopt;
+  try {
+    nlohmann::json json = parse_json(*text, shown(path));
+    Fields fields(json, shown(path));
+    Label label{.version = fields.version("version")};
+    const nlohmann::json& percent = fields.value("percent");
+    if (!percent.is_number() || !(percent.get<double>() > 0 && percent.get<double>() <= 100)) {
+      fields.fail("percent", &percent, "a number above 0 and at most 100");
+    }
+    label.percent = percent.get<double>();
+    return label;
+  } catch (const Refused& error) {
+    throw Refused(Reason::kPointer, error.what());
+  }
+}
+
+fs::path Registry::current_file(const std::string& scenario) const {
+  return root_ / "scenarios" / scenario / "current";
+}
+
+fs::path Registry::label_file(const std::string& scenario, std::string_view name) const {
+  return root_ / "scenarios" / scenario / "labels" / name;
 }
 
 std::vector<std::string> Registry::abi_hashes(const std::string& template_name) const {

@@ -3,14 +3,27 @@
 //   <root>/templates/<name>/<abi_hash>/<target>/{manifest.json, model.pt2}
 //   <root>/scenarios/<scenario>/versions/<version>/{manifest.json, manifest.sha256, weights.safetensors}
 //   <root>/scenarios/<scenario>/current        "<version>\n", replaced atomically
+//   <root>/scenarios/<scenario>/labels/{canary,shadow}   {"version", "percent"}, replaced atomically; absent: none
 #pragma once
 
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace smt::server {
+
+// What a label of a scenario names: a version, and the share of the requests that it is for.
+struct Label {
+  std::string version;
+  double percent = 0;  // above 0, at most 100
+
+  bool operator==(const Label&) const = default;
+};
+inline constexpr std::string_view kStable = "stable";  // the label of what `current` names
+inline constexpr std::string_view kCanary = "canary";
+inline constexpr std::string_view kShadow = "shadow";
 
 // Stateless but for the root; thread-safe.
 class Registry {
@@ -28,6 +41,13 @@ class Registry {
   // The version that `current` names; nullopt when there is no such file.
   // Throws Refused: kPointer when it holds something else than a version, kIo.
   std::optional<std::string> current(const std::string& scenario) const;
+
+  // What labels/<name> holds; nullopt when there is no such file.
+  // Throws Refused: kPointer when it is not a label, kIo.
+  std::optional<Label> label(const std::string& scenario, std::string_view name) const;
+
+  std::filesystem::path current_file(const std::string& scenario) const;
+  std::filesystem::path label_file(const std::string& scenario, std::string_view name) const;
 
   // ABI hashes for which the template has a folder, sorted. Never throws.
   std::vector<std::string> abi_hashes(const std::string& template_name) const;

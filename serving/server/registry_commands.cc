@@ -1,5 +1,6 @@
 #include "registry_commands.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace smt::server {
@@ -16,6 +17,7 @@ void RegistryCommands::submit(Command command) {
   {
     std::lock_guard lock(mutex_);
     if (!closed_ && waiting_.size() < kMostWaiting) {
+      if (command.verb == CommandVerb::kRollback) urgent_.request_stop();
       waiting_.push_back(std::move(command));
       arrived_.notify_one();
       return;
@@ -33,7 +35,14 @@ std::optional<Command> RegistryCommands::take() {
   if (waiting_.empty()) return std::nullopt;
   Command command = std::move(waiting_.front());
   waiting_.pop_front();
+  auto urgent = [](const Command& each) { return each.verb == CommandVerb::kRollback; };
+  if (urgent_.stop_requested() && std::ranges::none_of(waiting_, urgent)) urgent_ = {};
   return command;
+}
+
+std::stop_token RegistryCommands::urgent() const {
+  std::lock_guard lock(mutex_);
+  return urgent_.get_token();
 }
 
 void RegistryCommands::wait(const std::stop_token& stop, std::chrono::milliseconds interval) {

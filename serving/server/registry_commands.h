@@ -68,13 +68,18 @@ class RegistryCommands {
   // Returns when a command waits, when `stop` is requested, or after `interval`.
   void wait(const std::stop_token& stop, std::chrono::milliseconds interval);
 
+  // Requested as soon as a kRollback waits: what a load that nobody waits for gives way to. Take a new one for each
+  // load.
+  std::stop_token urgent() const;
+
   // Answers all that wait, and all that come later, with kUnavailable. Idempotent.
   void close();
 
  private:
-  std::mutex mutex_;  // guards waiting_ and closed_; never held while done() is called
+  mutable std::mutex mutex_;  // guards all below; never held while done() is called
   std::condition_variable_any arrived_;
   std::deque<Command> waiting_;
+  std::stop_source urgent_;  // replaced when no kRollback waits any more
   bool closed_ = false;
 };
 

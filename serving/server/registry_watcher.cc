@@ -1,33 +1,40 @@
 #include "registry_watcher.h"
 
-#include <sys/resource.h>
-#include <unistd.h>
-
 #include <utility>
 
 #include "log.h"
+#include "thread_priority.h"
 
 namespace smt::server {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Linux applies a priority to one thread when given its thread id: loading must not compete with requests.
-constexpr int kLoaderNiceness = 10;
-
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 }  // namespace
 
-RegistryWatcher::RegistryWatcher(Registry registry, LoadFunction load, ScenarioStore& store, WatchObserver& observer,
-                                 std::chrono::milliseconds retry)
-    : registry_(std::move(registry)), load_(std::move(load)), store_(store), observer_(observer), retry_(retry) {}
+RegistryWatcher::RegistryWatcher(Registry registry, LoadFunction load, Places places, WatchObserver& observer,
+                                 const Rules& rules)
+    : registry_(std::move(registry)),
+      load_(std::move(load)),
+      store_(places.store),
+      lifecycle_(places.lifecycle),
+      reaper_(places.reaper),
+      observer_(observer),
+      rules_(rules),
+      pointers_(registry_) {}
 
-RegistryWatcher::~RegistryWatcher() { stop(); }
+RegistryWatcher::~RegistryWatcher() {
+  stop();
+  for (auto& [name, scenario] : scenarios_) {
+    while (!scenario.resident.empty()) release(scenario, scenario.resident.begin());
+  }
+}
 
 void RegistryWatcher::start(std::chrono::milliseconds interval, std::function<void()> on_thread_start) {
   thread_ = std::jthread([this, interval, start = std::move(on_thread_start)](std::stop_token stop) {
-    setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kLoaderNiceness);
+    lower_thread_priority();
     if (start) start();
     run(std::move(stop), interval);
   });
@@ -74,13 +81,12 @@ void RegistryWatcher::scan(std::stop_token stop) {
   observer_.scanned();
 }
 
-void RegistryWatcher::visit(const std::string& name, std::stop_token stop) {
-  std::optional<std::string> version;
+void RegistryWatcher::visit(const std::string& name, const std::stop_token& stop) {
   auto at = scenarios_.find(name);
   if (at != scenarios_.end() && (at->second.pinned || at->second.unloaded)) return;
-  try {
-    version = registry_.current(name);
-  } catch (const Refused& error) {
+  const Pointers& pointers = pointers_.read(name);
+  if (pointers.current.error) {
+    const Refused& error = *pointers.current.error;
     if (at != scenarios_.end() && at->second.refusal && at->second.refusal->version.empty() &&
         at->second.refusal->message == error.what()) {
       return;
@@ -89,6 +95,7 @@ void RegistryWatcher::visit(const std::string& name, std::stop_token stop) {
     refuse(name, {.version = "", .message = error.what(), .reason = error.reason(), .files = {}, .when = Clock::now()});
     return;
   }
+  const std::optional<std::string>& version = pointers.current.value;
   if (!version) {
     if (at != scenarios_.end()) pointer_missing(name, at->second);  // otherwise not published yet
     return;
@@ -103,7 +110,11 @@ void RegistryWatcher::visit(const std::string& name, std::stop_token stop) {
     return;
   }
   if (scenario.refusal && still_refused(*scenario.refusal, *version)) return;
-  try_load(name, *version, std::move(stop), true);
+  // What an operator needs at once goes first; the next scan begins the load again.
+  std::stop_source either;
+  std::stop_callback on_stop(stop, [&] { either.request_stop(); });
+  std::stop_callback on_urgent(commands_.urgent(), [&] { either.request_stop(); });
+  serve(name, *version, either.get_token(), true);
 }
 
 RegistryWatcher::Scenario& RegistryWatcher::known(const std::string& name) {
@@ -124,51 +135,45 @@ void RegistryWatcher::pointer_missing(const std::string& name, Scenario& scenari
 
 bool RegistryWatcher::still_refused(const Refusal& refusal, const std::string& version) const {
   if (refusal.version != version) return false;
-  if (refusal.reason == Reason::kIo && Clock::now() - refusal.when >= retry_) return false;
+  const bool passing = refusal.reason == Reason::kIo || refusal.reason == Reason::kMemory;
+  if (passing && Clock::now() - refusal.when >= rules_.retry) return false;
   return !refusal.files.changed();
 }
 
-RegistryWatcher::Loaded RegistryWatcher::try_load(const std::string& name, const std::string& version,
-                                                  std::stop_token stop, bool remember, std::string* refusal) {
-  store_.loading(name, true);
-  TouchedFiles touched;
+RegistryWatcher::Loaded RegistryWatcher::serve(const std::string& name, const std::string& version,
+                                               const std::stop_token& stop, bool remember, std::string* refusal) {
   Clock::time_point start = Clock::now();
-  try {
-    auto snapshot = load_(name, version, touched, stop);
-    if (stop.stop_requested()) {
+  store_.loading(name, true);
+  bool fresh = false;
+  std::unique_ptr<Refusal> refused;
+  switch (load(name, version, stop, fresh, refused)) {
+    case Loaded::kStopped:
       store_.loading(name, false);
       return Loaded::kStopped;
-    }
-    Scenario& scenario = scenarios_[name];
-    std::string previous = std::exchange(scenario.serving, version);
-    if (scenario.last != version) scenario.previous = std::exchange(scenario.last, version);
-    scenario.rolled_back = false;
-    scenario.unloaded = false;
-    scenario.refusal.reset();
-    show(name, scenario);
-    auto replaced = store_.publish(snapshot);
-    observer_.loaded(*snapshot);
-    log::info("snapshot_loaded", {{"scenario", name},
-                                  {"version", version},
-                                  {"previous", previous},
-                                  {"weight_bytes", snapshot->weight_bytes()},
-                                  {"seconds", seconds_since(start)}});
-    return Loaded::kYes;
-  } catch (const Refused& error) {
-    if (stop.stop_requested()) {  // not the snapshot's fault
-      store_.loading(name, false);
-      return Loaded::kStopped;
-    }
-    if (refusal) *refusal = error.what();
-    refuse(name,
-           {.version = version,
-            .message = error.what(),
-            .reason = error.reason(),
-            .files = std::move(touched),
-            .when = Clock::now()},
-           remember);
-    return Loaded::kRefused;
+    case Loaded::kRefused:
+      if (refusal) *refusal = refused->message;
+      refuse(name, std::move(*refused), remember);
+      return Loaded::kRefused;
+    case Loaded::kYes:
+      break;
   }
+  Scenario& scenario = scenarios_[name];
+  std::string previous = std::exchange(scenario.serving, version);
+  if (scenario.last != version) scenario.previous = std::exchange(scenario.last, version);
+  scenario.rolled_back = false;
+  scenario.unloaded = false;
+  scenario.refusal.reset();
+  show(name, scenario);
+  const std::shared_ptr<const LoadedSnapshot>& snapshot = scenario.resident.at(version).snapshot;
+  store_.publish(snapshot, fresh);
+  observer_.serving(*snapshot, fresh);
+  log::info(fresh ? "snapshot_loaded" : "snapshot_swapped", {{"scenario", name},
+                                                             {"version", version},
+                                                             {"previous", previous},
+                                                             {"weight_bytes", snapshot->weight_bytes()},
+                                                             {"seconds", seconds_since(start)}});
+  settle(scenario);
+  return Loaded::kYes;
 }
 
 void RegistryWatcher::refuse(const std::string& name, Refusal refusal, bool remember) {

@@ -1,6 +1,7 @@
-// Keeps the scenario store equal to the registry: polls every scenario's `current` and loads what changed.
+// Keeps the scenario store equal to the registry: polls every scenario's `current` and labels, and loads what changed.
 //
-// Polling, not inotify: registries live on network file systems too, and reading a 40-byte file per scenario is cheap.
+// Polling, not inotify: registries live on network file systems too, and a look at a scenario at rest is three stat(2)
+// calls (pointers.h).
 #pragma once
 
 #include <chrono>
@@ -15,16 +16,21 @@
 #include <vector>
 
 #include "file_io.h"
+#include "lifecycle.h"
+#include "pointers.h"
+#include "reaper.h"
 #include "refusal.h"
 #include "registry.h"
 #include "registry_commands.h"
 #include "scenario_store.h"
+#include "snapshot_loader.h"
 
 namespace smt::server {
 
 // As SnapshotLoader::load.
 using LoadFunction = std::function<std::shared_ptr<const LoadedSnapshot>(
-    const std::string& scenario, const std::string& version, TouchedFiles& touched, std::stop_token stop)>;
+    const std::string& scenario, const std::string& version, TouchedFiles& touched, std::stop_token stop,
+    const AdmitFunction& admit)>;
 
 // What the watcher tells others. Called on the thread that scans; must not throw.
 class WatchObserver {
@@ -32,8 +38,8 @@ class WatchObserver {
   virtual ~WatchObserver() = default;
   // The registry names a scenario for the first time.
   virtual void found(const std::string& scenario) = 0;
-  // `snapshot` is being served from now on.
-  virtual void loaded(const LoadedSnapshot& snapshot) = 0;
+  // `snapshot` is the scenario's stable version from now on. `fresh`: it was loaded for that, not kept from before.
+  virtual void serving(const LoadedSnapshot& snapshot, bool fresh) = 0;
   // `serving`: an earlier version of the scenario goes on being served.
   virtual void refused(const std::string& scenario, Reason reason, bool serving) = 0;
   // A command took the scenario out of service.
@@ -49,17 +55,28 @@ class WatchObserver {
 //   also after a while (kRetry).
 // - A scenario whose `current` (or whole folder, or the registry) disappears goes on being served; its status says
 //   so, and a warning is logged once: withdrawing a scenario is an act of publishing, not the loss of a file.
-// - Commands are done between two scenarios of a scan. `current` is not looked at while a scenario is pinned or
-// unloaded
-//   by one. What commands decided ends with the process.
+// - The version that was served before stays resident (kWarm), so that to go back needs no load. Those that have been
+//   warm for longest are given up when a load needs their memory; what then does not fit is refused (kMemory).
+// - Commands are done between two scenarios of a scan; to roll back interrupts a load that the registry asked for.
+//   `current` is not looked at while a scenario is pinned or unloaded by one. What commands decided ends with the
+//   process.
 class RegistryWatcher {
  public:
-  static constexpr std::chrono::seconds kRetry{5};
+  struct Rules {
+    std::chrono::milliseconds retry = std::chrono::seconds(5);  // after kIo and kMemory
+    bool keep_warm = true;
+    int64_t memory_limit = 0;  // bytes of weights; 0: none
+  };
+  // Where versions live, besides the watcher's own hold on them.
+  struct Places {
+    ScenarioStore& store;
+    Lifecycle& lifecycle;
+    Reaper& reaper;
+  };
 
-  // All references must outlive the watcher. `retry`: see the rules above.
-  RegistryWatcher(Registry registry, LoadFunction load, ScenarioStore& store, WatchObserver& observer,
-                  std::chrono::milliseconds retry = kRetry);
-  ~RegistryWatcher();  // stops
+  // All references must outlive the watcher.
+  RegistryWatcher(Registry registry, LoadFunction load, Places places, WatchObserver& observer, const Rules& rules);
+  ~RegistryWatcher();  // stops, and lets go of all versions
 
   // One pass over the registry, on the calling thread. Not to be called while the thread runs.
   void scan(std::stop_token stop = {});
@@ -86,6 +103,12 @@ class RegistryWatcher {
     TouchedFiles files;
     std::chrono::steady_clock::time_point when;
   };
+  // A version that is loaded: warm, or being served.
+  struct Resident {
+    std::shared_ptr<const LoadedSnapshot> snapshot;
+    Lifecycle::Id id;
+    std::chrono::steady_clock::time_point warm_since{};
+  };
   struct Scenario {
     std::string serving;  // version; empty: none
     std::string last;     // as `serving`, or what that was before an unload
@@ -94,20 +117,32 @@ class RegistryWatcher {
     bool rolled_back = false;  // `serving` is the result of a rollback
     bool pinned = false;       // then `serving` is what was asked for
     bool unloaded = false;
-    std::unique_ptr<Refusal> refusal;  // of what the registry names
+    std::unique_ptr<Refusal> refusal;          // of what the registry names
+    std::map<std::string, Resident> resident;  // by version
   };
   enum class Loaded { kYes, kRefused, kStopped };
 
-  void visit(const std::string& name, std::stop_token stop);
+  void visit(const std::string& name, const std::stop_token& stop);
   void pointer_missing(const std::string& name, Scenario& scenario);
   Scenario& known(const std::string& name);  // reports what is new to the observer
-  // `remember`: not to try again while nothing changes. False for a version that the registry does not ask for.
-  // `refusal` receives the reason of kRefused.
-  Loaded try_load(const std::string& name, const std::string& version, std::stop_token stop, bool remember,
-                  std::string* refusal = nullptr);
+  // Serves `version` as the stable one, loaded first if it is not resident. `remember`: not to try again while nothing
+  // changes. False for a version that the registry does not ask for. `refusal` receives the reason of kRefused.
+  Loaded serve(const std::string& name, const std::string& version, const std::stop_token& stop, bool remember,
+               std::string* refusal = nullptr);
   void refuse(const std::string& name, Refusal refusal, bool remember = true);
   bool still_refused(const Refusal& refusal, const std::string& version) const;
   void run(std::stop_token stop, std::chrono::milliseconds interval);
+
+  // Residence: see registry_watcher_residence.cc.
+  // Makes `version` resident. `fresh`: it was not before. Fills `refusal` for kRefused.
+  Loaded load(const std::string& name, const std::string& version, const std::stop_token& stop, bool& fresh,
+              std::unique_ptr<Refusal>& refusal);
+  // Gives every resident version the state that its role asks for, and lets go of those without one.
+  void settle(Scenario& scenario);
+  // Lets go of a resident version; `cause`: why it was taken out of service, if something was wrong with it.
+  void release(Scenario& scenario, std::map<std::string, Resident>::iterator resident, const std::string& cause = {});
+  bool make_room(int64_t bytes);
+  bool give_up_warm();  // the one that has been for longest; false: there is none
 
   // Commands: see registry_watcher_commands.cc.
   void run_commands(const std::stop_token& stop);
@@ -121,9 +156,12 @@ class RegistryWatcher {
   const Registry registry_;
   const LoadFunction load_;
   ScenarioStore& store_;
+  Lifecycle& lifecycle_;
+  Reaper& reaper_;
   WatchObserver& observer_;
-  const std::chrono::milliseconds retry_;
+  const Rules rules_;
   // Only the scanning thread touches these.
+  PointerReader pointers_;
   std::map<std::string, Scenario> scenarios_;
   std::set<std::string> ignored_;  // folder names already warned about
   std::string listing_error_;      // last one logged

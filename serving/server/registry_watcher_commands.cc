@@ -80,7 +80,7 @@ CommandOutcome RegistryWatcher::follow(const std::string& name, const std::stop_
     refusal = error.what();
   }
   if (version && *version != scenario.serving) {
-    if (try_load(name, *version, stop, true, &refusal) == Loaded::kStopped) return failed(CommandCode::kCancelled, "");
+    if (serve(name, *version, stop, true, &refusal) == Loaded::kStopped) return failed(CommandCode::kCancelled, "");
   }
   // From here on the registry decides, also when what it names now was refused.
   scenario.pinned = false;
@@ -96,15 +96,16 @@ CommandOutcome RegistryWatcher::load_version(const std::string& name, const std:
                                              const std::stop_token& stop) {
   auto at = scenarios_.find(name);
   bool served = at != scenarios_.end() && at->second.serving == version;
+  bool resident = at != scenarios_.end() && at->second.resident.contains(version);
   std::filesystem::path folder = registry_.snapshot_dir(name, version);
   std::error_code error;
-  if (!served && !std::filesystem::is_directory(folder, error)) {
+  if (!resident && !std::filesystem::is_directory(folder, error)) {
     return failed(CommandCode::kNotFound, "version: " + registry_.shown(folder) + ": no such folder in the registry");
   }
   Scenario& scenario = known(name);
   if (!served) {
     std::string refusal;
-    switch (try_load(name, version, stop, false, &refusal)) {
+    switch (serve(name, version, stop, false, &refusal)) {
       case Loaded::kStopped:
         return failed(CommandCode::kCancelled, "");
       case Loaded::kRefused:
@@ -129,8 +130,8 @@ CommandOutcome RegistryWatcher::unload(const std::string& name) {
   scenario.refusal.reset();
   store_.clear_refusal(name);
   show(name, scenario);
-  // Freed here, or by the last request that uses it.
-  auto withdrawn = store_.withdraw(name);
+  store_.withdraw(name);
+  settle(scenario);
   observer_.unloaded(name);
   log::info("snapshot_unloaded", {{"scenario", name}, {"version", version}});
   return {};
@@ -152,6 +153,7 @@ CommandOutcome RegistryWatcher::rollback(const std::string& name, const std::sto
     if (outcome.code != CommandCode::kOk) return outcome;
     scenario.rolled_back = true;
     scenario.previous.clear();
+    settle(scenario);  // lets go of what was rolled back
   }
   scenario.pinned = true;
   show(name, scenario);

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <string_view>
+#include <vector>
 
+#include "lifecycle.h"
 #include "scenario_store.h"
 #include "smt/v1/prediction.pb.h"
 
@@ -11,6 +13,7 @@ namespace smt::server {
 // SERVING, LOADING, UNAVAILABLE or UNLOADED.
 std::string_view state_name(ScenarioState state);
 
-void fill_status(const ScenarioStatus& status, v1::ScenarioStatus& out);
+// `versions`: of the scenario, from the ledger.
+void fill_status(const ScenarioStatus& status, const std::vector<VersionStatus>& versions, v1::ScenarioStatus& out);
 
 }  // namespace smt::server

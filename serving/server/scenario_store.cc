@@ -70,13 +70,14 @@ std::shared_ptr<const LoadedSnapshot> ScenarioStore::withdraw(const std::string&
   return std::exchange(entries_[scenario].snapshot, nullptr);
 }
 
-std::shared_ptr<const LoadedSnapshot> ScenarioStore::publish(std::shared_ptr<const LoadedSnapshot> snapshot) {
+std::shared_ptr<const LoadedSnapshot> ScenarioStore::publish(std::shared_ptr<const LoadedSnapshot> snapshot,
+                                                             bool fresh) {
   std::lock_guard lock(mutex_);
   Entry& entry = entries_[snapshot->scenario];
   entry.loading = false;
   entry.refused_version.clear();
   entry.refused_reason.clear();
-  ++entry.loads;
+  entry.loads += fresh ? 1 : 0;
   return std::exchange(entry.snapshot, std::move(snapshot));
 }
 

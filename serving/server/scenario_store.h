@@ -54,8 +54,8 @@ class ScenarioStore {
   // The registry names the scenario, and a version of it is about to be loaded, or loading it was given up.
   void loading(const std::string& scenario, bool loading);
   // Flips the scenario to `snapshot`, from this moment on for every new request. Returns the one it replaces (null at
-  // first), so that the caller decides where the last reference is dropped.
-  std::shared_ptr<const LoadedSnapshot> publish(std::shared_ptr<const LoadedSnapshot> snapshot);
+  // first), so that the caller decides where the last reference is dropped. `fresh`: it was loaded for that.
+  std::shared_ptr<const LoadedSnapshot> publish(std::shared_ptr<const LoadedSnapshot> snapshot, bool fresh = true);
   // A version was refused; what is being served goes on being served. `version` is empty for an unreadable pointer.
   // Every reason passes here on its way into responses: it is made valid UTF-8 whatever it is built from.
   void refuse(const std::string& scenario, const std::string& version, const std::string& reason);

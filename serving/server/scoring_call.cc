@@ -13,7 +13,6 @@ namespace smt::server {
 namespace {
 
 constexpr size_t kMaxRequestId = 256;
-constexpr std::string_view kStable = "stable";
 
 double seconds(Work::Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 

@@ -38,6 +38,10 @@ Scheduler::Limits scheduler_limits(const Options& options) {
           .queue_bytes = static_cast<size_t>(options.queue_bytes)};
 }
 
+RegistryWatcher::Rules watcher_rules(const Options& options) {
+  return {.keep_warm = options.keep_warm, .memory_limit = options.memory_limit};
+}
+
 // Where /metrics listens. Debian's HTTP library is built without IPv6: the loopback and the wildcard address have an
 // IPv4 form that means the same to a scraper on this machine or network.
 std::string metrics_host(const std::string& host) {
@@ -51,15 +55,17 @@ std::string metrics_host(const std::string& host) {
 Server::Server(const Options& options, std::stop_source stop)
     : options_(options),
       stop_(std::move(stop)),
+      lifecycle_([this](const Lifecycle::Step& step) { stepped(step); }),
       registry_(std::filesystem::absolute(options.registry).lexically_normal()),
       binaries_(registry_, aoti_opener(registry_, options.workers)),
       loader_(registry_, binaries_),
       watcher_(
           registry_,
-          [this](const std::string& scenario, const std::string& version, TouchedFiles& touched, std::stop_token stop) {
-            return loader_.load(scenario, version, touched, std::move(stop));
+          [this](const std::string& scenario, const std::string& version, TouchedFiles& touched, std::stop_token stop,
+                 const AdmitFunction& admit) {
+            return loader_.load(scenario, version, touched, std::move(stop), admit);
           },
-          store_, *this),
+          {.store = store_, .lifecycle = lifecycle_, .reaper = reaper_}, *this, watcher_rules(options)),
       scheduler_(
           scheduler_limits(options_),
           [this](const Scheduler::BlockReport& block) {
@@ -70,6 +76,7 @@ Server::Server(const Options& options, std::stop_source stop)
       access_log_(options_.access_log),
       state_{.options = options_,
              .store = store_,
+             .lifecycle = lifecycle_,
              .binaries = binaries_,
              .scheduler = scheduler_,
              .metrics = metrics_,
@@ -90,6 +97,7 @@ Server::Server(const Options& options, std::stop_source stop)
   collectable_ = metrics_.collectable([this](Metrics& metrics) {
     metrics.queue_depth().Set(static_cast<double>(scheduler_.waiting()));
     metrics.inflight().Set(static_cast<double>(state_.gate.inside()));
+    metrics.resident_bytes().Set(static_cast<double>(lifecycle_.resident_bytes()));
     if (tls_) metrics.certificate_expiry("data").Set(static_cast<double>(tls_->not_after()));
     if (control_ && control_->tls()) {
       metrics.certificate_expiry("control").Set(static_cast<double>(control_->tls()->not_after()));
@@ -192,13 +200,24 @@ void Server::found(const std::string& scenario) {
   set_health(scenario, false);
 }
 
-void Server::loaded(const LoadedSnapshot& snapshot) {
+void Server::serving(const LoadedSnapshot& snapshot, bool fresh) {
   ScenarioMetrics& metrics = metrics_.add(snapshot.scenario);
-  metrics.loads->Increment();
+  if (fresh) metrics.loads->Increment();
   metrics.weight_bytes->Set(static_cast<double>(snapshot.weight_bytes()));
   metrics.created->Set(snapshot.created);
   set_health(snapshot.scenario, true);
   count_scenarios();
+}
+
+void Server::stepped(const Lifecycle::Step& step) {
+  metrics_.add(step.scenario).steps[static_cast<size_t>(step.version.state)]->Increment();
+  log::info("version_state", {{"scenario", step.scenario},
+                              {"version", step.version.version},
+                              {"from", version_state_name(step.from)},
+                              {"state", version_state_name(step.version.state)},
+                              {"label", step.version.label},
+                              {"bytes", step.version.bytes},
+                              {"reason", step.version.reason}});
 }
 
 void Server::count_scenarios() {

@@ -12,8 +12,10 @@
 #include "binary_cache.h"
 #include "control_listener.h"
 #include "inference_service.h"
+#include "lifecycle.h"
 #include "metrics.h"
 #include "options.h"
+#include "reaper.h"
 #include "registry_watcher.h"
 #include "scenario_store.h"
 #include "scheduler.h"
@@ -58,11 +60,13 @@ class Server : private WatchObserver {
  private:
   // WatchObserver, on the thread that scans.
   void found(const std::string& scenario) override;
-  void loaded(const LoadedSnapshot& snapshot) override;
+  void serving(const LoadedSnapshot& snapshot, bool fresh) override;
   void refused(const std::string& scenario, Reason reason, bool serving) override;
   void unloaded(const std::string& scenario) override;
   void scanned() override;
 
+  // Each step of a version's life: into the log and the metrics.
+  void stepped(const Lifecycle::Step& step);
   // Reads the file of --scheduling if it changed. Throws Refused.
   void read_scheduling();
   std::unique_ptr<ControlListener> control_listener();  // not listening yet
@@ -75,6 +79,8 @@ class Server : private WatchObserver {
   // Decided by the first control call that asks for a drain, if no signal has before. Guards no other memory.
   std::atomic<int> drain_seconds_{kUndecided};
   Metrics metrics_;
+  Lifecycle lifecycle_;
+  Reaper reaper_;
   ScenarioStore store_;
   Registry registry_;
   BinaryCache binaries_;

@@ -6,6 +6,7 @@
 #include "access_log.h"
 #include "binary_cache.h"
 #include "inflight_gate.h"
+#include "lifecycle.h"
 #include "metrics.h"
 #include "options.h"
 #include "scenario_store.h"
@@ -16,6 +17,7 @@ namespace smt::server {
 struct ServerState {
   const Options& options;
   ScenarioStore& store;
+  const Lifecycle& lifecycle;
   BinaryCache& binaries;
   Scheduler& scheduler;
   Metrics& metrics;

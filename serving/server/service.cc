@@ -51,8 +51,9 @@ grpc::ServerUnaryReactor* PredictionServiceImpl::GetServer(grpc::CallbackServerC
 }
 
 grpc::Status PredictionServiceImpl::list(v1::ListScenariosResponse& response) const {
+  auto versions = state_.lifecycle.all();
   for (const ScenarioStatus& status : state_.store.list()) {
-    fill_status(status, *response.add_scenarios());
+    fill_status(status, versions[status.scenario], *response.add_scenarios());
   }
   return grpc::Status::OK;
 }
@@ -86,6 +87,8 @@ grpc::Status PredictionServiceImpl::describe(v1::ServerMetadata& response) const
   response.set_max_fields(wire_limits(state_.options.max_rows).fields);
   response.set_workers(state_.options.workers);
   response.set_kernels(state_.options.kernels);
+  response.set_resident_bytes(state_.lifecycle.resident_bytes());
+  response.set_memory_limit(state_.options.memory_limit);
   for (const auto& binary : state_.binaries.list()) {
     v1::TemplateBinary* out = response.add_binaries();
     out->set_template_name(binary->manifest().source.name);

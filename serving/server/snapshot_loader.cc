@@ -108,7 +108,8 @@ WeightSlot load_weights(const fs::path& path, const std::string& shown, const Fi
 
 std::shared_ptr<const LoadedSnapshot> load_verified(const Registry& registry, BinaryCache& binaries,
                                                     const std::string& scenario, const std::string& version,
-                                                    TouchedFiles& touched, std::stop_token stop) {
+                                                    TouchedFiles& touched, std::stop_token stop,
+                                                    const AdmitFunction& admit) {
   fs::path dir = registry.snapshot_dir(scenario, version);
   fs::path weights_path = dir / "weights.safetensors";
   for (const fs::path& path : {dir / "manifest.json", dir / "manifest.sha256", weights_path}) touched.add(path);
@@ -127,8 +128,11 @@ std::shared_ptr<const LoadedSnapshot> load_verified(const Registry& registry, Bi
   transform::FeatureSpec features = parse_features(manifest, abi, shown);
 
   // The binary's smallest table has two rows, also for a scenario without categorical features.
-  WeightSlot weights = load_weights(weights_path, registry.shown(weights_path), manifest.weights, *binary,
-                                    std::max<int64_t>(features.table_rows(), 2), std::move(stop));
+  const int64_t table_rows = std::max<int64_t>(features.table_rows(), 2);
+  constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
+  admit(abi.packed_bytes + table_rows * abi.dim * kFloat, abi.slab_elements * kFloat);
+  WeightSlot weights =
+      load_weights(weights_path, registry.shown(weights_path), manifest.weights, *binary, table_rows, std::move(stop));
 
   LoadedSnapshot snapshot{.scenario = scenario,
                           .version = version,
@@ -146,9 +150,10 @@ std::shared_ptr<const LoadedSnapshot> load_verified(const Registry& registry, Bi
 }  // namespace
 
 std::shared_ptr<const LoadedSnapshot> SnapshotLoader::load(const std::string& scenario, const std::string& version,
-                                                           TouchedFiles& touched, std::stop_token stop) const {
+                                                           TouchedFiles& touched, std::stop_token stop,
+                                                           const AdmitFunction& admit) const {
   try {
-    return load_verified(registry_, binaries_, scenario, version, touched, std::move(stop));
+    return load_verified(registry_, binaries_, scenario, version, touched, std::move(stop), admit);
   } catch (const Refused&) {
     throw;
   } catch (const std::exception& error) {  // out of memory, a library's own error: refuse, do not fall

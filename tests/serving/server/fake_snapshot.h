@@ -62,6 +62,8 @@ inline const std::shared_ptr<const FakeBinary>& fake_binary() {
   return binary;
 }
 
+inline constexpr int64_t kFakeBytes = kPacked + int64_t{4} * kTableRows * kDim;
+
 // A snapshot whose weights are all the float `value`. `on_free` runs when its last reference is dropped.
 inline std::shared_ptr<const LoadedSnapshot> fake_snapshot(const std::string& scenario, const std::string& version,
                                                            float value = 0.5F, std::function<void()> on_free = {}) {

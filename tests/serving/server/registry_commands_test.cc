@@ -41,7 +41,7 @@ class RegistryCommandsTest : public WatchedRegistry {
 
 TEST_F(RegistryCommandsTest, LoadOfAVersionPinsIt) {
   EXPECT_EQ(code(CommandVerb::kLoad, "a", "v1"), Code::kOk);
-  EXPECT_EQ(observer_.take(), Events{"loaded a v1"});
+  EXPECT_EQ(observer_.take(), Events{"swapped a v1"});
   EXPECT_EQ(serving("a"), "v1");
   EXPECT_TRUE(status().control.pinned);
   EXPECT_EQ(status().control.rollback_version, "v2");
@@ -65,7 +65,7 @@ TEST_F(RegistryCommandsTest, LoadPinsWhatIsServedAlready) {
   registry_.point("a", "v1");
   EXPECT_EQ(scan(), Events{});
   EXPECT_EQ(code(CommandVerb::kLoad, "a"), Code::kOk) << "without a version: what the registry names";
-  EXPECT_EQ(observer_.take(), Events{"loaded a v1"});
+  EXPECT_EQ(observer_.take(), Events{"swapped a v1"});
   EXPECT_FALSE(status().control.pinned);
 }
 
@@ -81,7 +81,7 @@ TEST_F(RegistryCommandsTest, ALoadThatIsRefusedSaysWhyAndChangesNothing) {
   EXPECT_EQ(scan(), Events{});
   EXPECT_EQ(status().refused_version, "bad") << "shown until something else is loaded";
   registry_.point("a", "v1");
-  EXPECT_EQ(scan(), Events{"loaded a v1"});
+  EXPECT_EQ(scan(), Events{"swapped a v1"});
   EXPECT_EQ(status().refused_version, "");
 
   ASSERT_EQ(code(CommandVerb::kLoad, "a", "v2"), Code::kOk);
@@ -151,8 +151,10 @@ TEST_F(RegistryCommandsTest, AnUnloadedSnapshotLivesAsLongAsARequestUsesIt) {
   std::shared_ptr<const LoadedSnapshot> request = weights.lock();
   ASSERT_EQ(code(CommandVerb::kUnload, "a"), Code::kOk);
   EXPECT_FALSE(weights.expired());
+  EXPECT_EQ(versions("a"), (Events{"v1 unloaded", "v2 draining"}));
   request.reset();
   EXPECT_TRUE(weights.expired());
+  EXPECT_EQ(versions("a"), (Events{"v1 unloaded", "v2 unloaded"}));
 }
 
 TEST_F(RegistryCommandsTest, WhatWasNeverLoadedCanBeUnloaded) {
@@ -167,7 +169,7 @@ TEST_F(RegistryCommandsTest, RollbackGoesOneBackAndRepeatsWithoutEffect) {
   observer_.take();
   EXPECT_EQ(status().control.rollback_version, "v1");
   EXPECT_EQ(code(CommandVerb::kRollback, "a"), Code::kOk);
-  EXPECT_EQ(observer_.take(), Events{"loaded a v1"});
+  EXPECT_EQ(observer_.take(), Events{"swapped a v1"}) << "it was warm";
   EXPECT_TRUE(status().control.pinned);
   EXPECT_EQ(status().control.rollback_version, "");
   EXPECT_EQ(scan(), Events{}) << "though the registry names v2";
@@ -185,6 +187,11 @@ TEST_F(RegistryCommandsTest, RollbackNeedsAVersionToGoBackTo) {
   registry_.point("b", "v1");
   scan();
   EXPECT_EQ(code(CommandVerb::kRollback, "b"), Code::kFailedPrecondition);
+  // What is warm needs no file; what is not has to be in the registry.
+  ASSERT_EQ(code(CommandVerb::kUnload, "a"), Code::kOk);
+  ASSERT_EQ(code(CommandVerb::kLoad, "a", "v1"), Code::kOk);
+  ASSERT_EQ(code(CommandVerb::kUnload, "a"), Code::kOk);
+  ASSERT_EQ(code(CommandVerb::kLoad, "a"), Code::kOk);
   std::filesystem::remove_all(registry_.version_dir("a", "v1"));
   CommandOutcome outcome = ask(CommandVerb::kRollback, "a");
   EXPECT_EQ(outcome.code, Code::kNotFound);

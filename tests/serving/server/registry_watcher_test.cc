@@ -30,7 +30,7 @@ TEST_F(RegistryWatcherTest, LoadsWhatIsThereAndWhatComesLater) {
   registry_.point("a", "v2\n");
   EXPECT_EQ(scan(), Events{"loaded a v2"});
   registry_.point("a", "v1\n");
-  EXPECT_EQ(scan(), Events{"loaded a v1"}) << "going back is a change as any other";
+  EXPECT_EQ(scan(), Events{"swapped a v1"}) << "going back needs no load";
   EXPECT_EQ(serving("a"), "v1");
   EXPECT_EQ(serving("b"), "v7");
 }
@@ -237,10 +237,10 @@ TEST_F(RegistryWatcherTest, AFileSystemFailureIsTriedAgainAfterAWhile) {
   EXPECT_EQ(scan(), Events{}) << "but not at once";
   EXPECT_EQ(loads_, 1);
 
-  auto loader = [this](const std::string& scenario, const std::string& version, TouchedFiles& touched,
-                       std::stop_token stop) { return load(scenario, version, touched, stop); };
   ScenarioStore store;
-  RegistryWatcher impatient(Registry(registry_.root()), loader, store, observer_, std::chrono::milliseconds(0));
+  RegistryWatcher impatient(Registry(registry_.root()), loader(),
+                            {.store = store, .lifecycle = lifecycle_, .reaper = reaper_}, observer_,
+                            {.retry = std::chrono::milliseconds(0)});
   impatient.scan();
   EXPECT_EQ(observer_.take(), (Events{"found a", "refused a io"}));
   impatient.scan();

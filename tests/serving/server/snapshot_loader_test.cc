@@ -32,7 +32,7 @@ class SnapshotLoaderTest : public ::testing::Test {
   std::shared_ptr<const LoadedSnapshot> load(const std::string& scenario = "income") {
     TouchedFiles touched;
     try {
-      auto snapshot = loader_.load(scenario, kVersion, touched, {});
+      auto snapshot = loader_.load(scenario, kVersion, touched, {}, admit_);
       touched_ = std::move(touched);
       return snapshot;
     } catch (...) {
@@ -57,6 +57,8 @@ class SnapshotLoaderTest : public ::testing::Test {
   std::unique_ptr<Refused> open_error_;
   FakeBinary::Score score_;
   TouchedFiles touched_;
+  std::vector<int64_t> admitted_;
+  AdmitFunction admit_ = [this](int64_t resident, int64_t passing) { admitted_ = {resident, passing}; };
   BinaryCache cache_;
   SnapshotLoader loader_;
 };
@@ -69,6 +71,7 @@ TEST_F(SnapshotLoaderTest, LoadsWhatIsWhole) {
   EXPECT_EQ(snapshot->features.table_rows(), kTableRows);
   EXPECT_EQ(snapshot->weights.table_rows(), kTableRows);
   EXPECT_EQ(snapshot->weight_bytes(), kPacked + int64_t{4} * kTableRows * kDim) << "the float slab is not kept";
+  EXPECT_EQ(admitted_, (std::vector<int64_t>{snapshot->weight_bytes(), kSlab * int64_t{sizeof(float)}}));
   EXPECT_DOUBLE_EQ(snapshot->created, 1767323045.25);
 }
 

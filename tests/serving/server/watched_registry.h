@@ -16,7 +16,9 @@ namespace smt::server {
 class Observer final : public WatchObserver {
  public:
   void found(const std::string& scenario) override { add("found " + scenario); }
-  void loaded(const LoadedSnapshot& snapshot) override { add("loaded " + snapshot.scenario + " " + snapshot.version); }
+  void serving(const LoadedSnapshot& snapshot, bool fresh) override {
+    add((fresh ? "loaded " : "swapped ") + snapshot.scenario + " " + snapshot.version);
+  }
   void refused(const std::string& scenario, Reason reason, bool serving) override {
     add("refused " + scenario + " " + std::string(reason_name(reason)) + (serving ? " serving" : ""));
   }
@@ -60,18 +62,22 @@ using Events = std::vector<std::string>;
 class WatchedRegistry : public ::testing::Test {
  protected:
   WatchedRegistry()
-      : watcher_(
-            Registry(registry_.root()),
-            [this](const std::string& scenario, const std::string& version, TouchedFiles& touched,
-                   std::stop_token stop) { return load(scenario, version, touched, stop); },
-            store_, observer_) {}
+      : watcher_(Registry(registry_.root()), loader(), {.store = store_, .lifecycle = lifecycle_, .reaper = reaper_},
+                 observer_, {}) {}
+
+  LoadFunction loader() {
+    return [this](const std::string& scenario, const std::string& version, TouchedFiles& touched, std::stop_token stop,
+                  const AdmitFunction& admit) { return load(scenario, version, touched, stop, admit); };
+  }
 
   std::shared_ptr<const LoadedSnapshot> load(const std::string& scenario, const std::string& version,
-                                             TouchedFiles& touched, const std::stop_token& stop) {
+                                             TouchedFiles& touched, const std::stop_token& stop,
+                                             const AdmitFunction& admit) {
     ++loads_;
     std::filesystem::path path = registry_.version_dir(scenario, version) / "manifest.json";
     touched.add(path);
     std::string text = read_text(path, "manifest.json", 1000);
+    admit(kFakeBytes, 0);
     if (text == "hang") {
       hanging_.count_down();
       while (!stop.stop_requested()) std::this_thread::yield();
@@ -94,6 +100,19 @@ class WatchedRegistry : public ::testing::Test {
   }
 
   RegistryBuilder registry_;
+  // "version state label" of the scenario's versions, oldest first.
+  Events versions(const std::string& scenario) {
+    EXPECT_TRUE(reaper_.wait_idle(std::chrono::seconds(30)));
+    Events out;
+    for (const VersionStatus& each : lifecycle_.of(scenario)) {
+      std::string text = each.version + " " + std::string(version_state_name(each.state));
+      out.push_back(each.label.empty() ? text : text + " " + each.label);
+    }
+    return out;
+  }
+
+  Lifecycle lifecycle_;
+  Reaper reaper_;
   ScenarioStore store_;
   Observer observer_;
   std::latch hanging_{1};

@@ -1,0 +1,117 @@
+// What is resident: loading within the limit of memory, the states of versions, and letting go of them.
+#include <utility>
+
+#include "log.h"
+#include "names.h"
+#include "registry_watcher.h"
+
+namespace smt::server {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// How long a load waits for memory that is being given back. What takes longer is held by requests.
+constexpr std::chrono::milliseconds kFreeing{2000};
+
+std::string mebibytes(int64_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; }
+
+}  // namespace
+
+RegistryWatcher::Loaded RegistryWatcher::load(const std::string& name, const std::string& version,
+                                              const std::stop_token& stop, bool& fresh,
+                                              std::unique_ptr<Refusal>& refusal) {
+  if (scenarios_[name].resident.contains(version)) return Loaded::kYes;
+  fresh = true;
+  const Lifecycle::Id id = lifecycle_.discover(name, version);
+  lifecycle_.move(id, VersionState::kVerifying);
+  auto admit = [&](int64_t resident, int64_t passing) {
+    if (!make_room(resident + passing)) {
+      throw Refused(Reason::kMemory, "scenario " + quote(name) + " version " + version + ": needs " +
+                                         mebibytes(resident + passing) + " of memory for weights; " +
+                                         mebibytes(lifecycle_.resident_bytes()) + " are in use and the limit is " +
+                                         mebibytes(rules_.memory_limit) + " (--memory-limit)");
+    }
+    lifecycle_.set_bytes(id, resident + passing);
+    lifecycle_.move(id, VersionState::kLoading);
+  };
+  TouchedFiles touched;
+  try {
+    auto snapshot = load_(name, version, touched, stop, admit);
+    if (stop.stop_requested()) {
+      snapshot.reset();
+      lifecycle_.move(id, VersionState::kUnloaded, "given up while it was loaded");
+      return Loaded::kStopped;
+    }
+    lifecycle_.set_bytes(id, snapshot->weight_bytes());
+    lifecycle_.move(id, VersionState::kWarm);
+    auto adopted = reaper_.adopt(std::move(snapshot), [this_ledger = &lifecycle_, id] { this_ledger->freed(id); });
+    scenarios_[name].resident.emplace(version, Resident{.snapshot = std::move(adopted), .id = id});
+    return Loaded::kYes;
+  } catch (const Refused& error) {
+    if (stop.stop_requested()) {  // not the snapshot's fault
+      lifecycle_.move(id, VersionState::kUnloaded, "given up while it was loaded");
+      return Loaded::kStopped;
+    }
+    lifecycle_.move(id, VersionState::kRefused, error.what());
+    refusal = std::make_unique<Refusal>(Refusal{.version = version,
+                                                .message = error.what(),
+                                                .reason = error.reason(),
+                                                .files = std::move(touched),
+                                                .when = Clock::now()});
+    return Loaded::kRefused;
+  }
+}
+
+void RegistryWatcher::settle(Scenario& scenario) {
+  for (auto next = scenario.resident.begin(); next != scenario.resident.end();) {
+    auto at = next++;
+    auto& [version, resident] = *at;
+    const VersionState state = lifecycle_.state(resident.id);
+    if (version == scenario.serving) {
+      lifecycle_.set_label(resident.id, kStable);
+      if (state == VersionState::kWarm) lifecycle_.move(resident.id, VersionState::kServing);
+    } else if (version == scenario.previous && rules_.keep_warm && !scenario.unloaded) {
+      if (state == VersionState::kServing) {
+        lifecycle_.move(resident.id, VersionState::kWarm);
+        resident.warm_since = Clock::now();
+      }
+    } else {
+      release(scenario, at);
+    }
+  }
+}
+
+void RegistryWatcher::release(Scenario& scenario, std::map<std::string, Resident>::iterator resident,
+                              const std::string& cause) {
+  lifecycle_.drain(resident->second.id, cause);
+  scenario.resident.erase(resident);  // freed by the reaper, now or when the last request that uses it is done
+}
+
+bool RegistryWatcher::make_room(int64_t bytes) {
+  if (rules_.memory_limit == 0) return true;
+  auto fits = [&] { return lifecycle_.resident_bytes() + bytes <= rules_.memory_limit; };
+  while (!fits()) {
+    reaper_.wait_idle(kFreeing);
+    if (fits()) break;
+    if (!give_up_warm()) return false;
+  }
+  return true;
+}
+
+bool RegistryWatcher::give_up_warm() {
+  Scenario* owner = nullptr;
+  std::map<std::string, Resident>::iterator oldest;
+  for (auto& [name, scenario] : scenarios_) {
+    for (auto at = scenario.resident.begin(); at != scenario.resident.end(); ++at) {
+      if (lifecycle_.state(at->second.id) != VersionState::kWarm) continue;
+      if (owner != nullptr && at->second.warm_since >= oldest->second.warm_since) continue;
+      owner = &scenario;
+      oldest = at;
+    }
+  }
+  if (owner == nullptr) return false;
+  release(*owner, oldest);
+  return true;
+}
+
+}  // namespace smt::server
