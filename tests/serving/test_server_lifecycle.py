@@ -1,4 +1,4 @@
-"""The life of versions in a running server: states in order, warm rollback, the limit of memory, and ends by SIGKILL."""
+"""The life of versions in a running server: states in order, warm rollback, the limit of memory, SIGKILL."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_a_pointer_to_nowhere_is_refused_and_serving_goes_on(observed: Observed)
 def test_killed_while_it_swaps_it_starts_with_a_whole_version(
     compiled: Compiled, template: Template, runner: BinaryRunner, tmp_path: Path
 ) -> None:
-    """SIGKILL at random moments of a stream of publications; each restart serves what the registry names, to the bit."""
+    """SIGKILL at random moments of a stream of swaps; each restart serves a whole version, to the bit."""
     root = copy_binaries(compiled[0], tmp_path / "registry")
     registry = Registry(root)
     seeds = {FEED.publish(registry, template, seed).version: seed for seed in (1, 2, 3)}
