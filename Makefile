@@ -64,6 +64,9 @@ bench: build/.installed  ## Measure feature transformation, fused kernels and se
 soak: build/.installed  ## Run the server for twenty minutes under everything at once: leaks, losses, counters
 	$(BIN)/python -m bench.soak --json bench/results/soak.json
 
+fuzz: build/.installed  ## Fuzz all that reads bytes of others, ten million times each (needs requirements/apt-fuzz.txt)
+	$(BIN)/python -m bench.fuzz --json bench/results/fuzz.json
+
 tables: build/.installed  ## Regenerate the documents' tables from bench/results
 	$(BIN)/python -m bench.tables $(TABLED)
 
@@ -108,4 +111,4 @@ build/typing: build/.installed
 	@$(BIN)/python serving/protos/generate.py protos serving/protos
 	@touch $@
 
-.PHONY: help setup demo test lint asan tsan format bench soak tables clean
+.PHONY: help setup demo test lint asan tsan format bench soak fuzz tables clean
