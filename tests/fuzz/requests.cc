@@ -1,4 +1,5 @@
 #include <google/protobuf/arena.h>
+#include <google/protobuf/stubs/logging.h>
 #include <grpcpp/support/proto_buffer_reader.h>
 
 #include "infer_columns.h"
@@ -20,6 +21,9 @@ namespace {
 
 using google::protobuf::Arena;
 using server::PredictFields;
+
+// As the server: messages that are not UTF-8 are answered, not printed.
+[[maybe_unused]] const auto kQuiet = google::protobuf::SetLogHandler(nullptr);
 
 // In slices of as many bytes as the first one says: requests come in pieces of any size.
 grpc::ByteBuffer sliced(Bytes& bytes) {
