@@ -39,11 +39,22 @@ class FuzzError(RuntimeError):
 def build() -> None:
     """Configures and compiles the fuzzers in build/fuzz. Raises FuzzError."""
     environment = {**os.environ, "CC": "clang", "CXX": "clang++"}
-    configure = ["cmake", "-S", ROOT, "-B", BUILD, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DSMT_FUZZ=ON"]
-    for command in (
+    configure: list[str | Path] = [
+        "cmake",
+        "-S",
+        ROOT,
+        "-B",
+        BUILD,
+        "-G",
+        "Ninja",
+        "-DCMAKE_BUILD_TYPE=Release",
+        "-DSMT_FUZZ=ON",
+    ]
+    commands: tuple[list[str | Path], ...] = (
         [*configure, f"-DPython_EXECUTABLE={sys.executable}"],
         ["cmake", "--build", BUILD, "--target", "fuzzers", "-j", str(os.cpu_count())],
-    ):
+    )
+    for command in commands:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise FuzzError(f"{' '.join(map(str, command))}: {done.stdout[-4000:]}{done.stderr[-4000:]}")
@@ -90,10 +101,11 @@ def grow(target: str, executions: int) -> None:
     """Adds to the corpus, as few inputs as reach all that was reached. Raises FuzzError for a finding."""
     fuzzer = BUILD / "tests/fuzz" / f"fuzz_{target}"
     with tempfile.TemporaryDirectory(prefix="fuzz-") as grown:
-        for command in (
+        commands: tuple[list[str | Path], ...] = (
             [fuzzer, f"-runs={executions}", f"-max_len={_MOST_BYTES.get(target, 1024)}", grown, CORPUS / target],
             [fuzzer, "-merge=1", CORPUS / target, grown],
-        ):
+        )
+        for command in commands:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise FuzzError(f"{target}: {done.stderr[-4000:]}")
