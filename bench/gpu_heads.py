@@ -11,7 +11,7 @@ from smt.kernels.experts.triton import ExpertsLayout, experts_arena
 from smt.kernels.heads import experts_heads
 from smt.kernels.heads.triton import HeadsLayout, experts_heads_arena, heads_arena
 from smt.kernels.triton_support import BLOCK_M, compute_dtype, one_slot
-from smt.training.components.config import MmoeConfig
+from smt.training.components.mmoe import MmoeConfig
 from smt.training.model import slab_layout
 
 Engine = Callable[[Tensor], Tensor]

@@ -17,7 +17,8 @@ from bench.shapes import Shape
 from smt.kernels.cross import cross_low_rank
 from smt.kernels.experts import experts
 from smt.kernels.heads import heads
-from smt.training.components.config import CrossLowRankConfig, MmoeConfig
+from smt.training.components.cross import CrossLowRankConfig
+from smt.training.components.mmoe import MmoeConfig
 from smt.training.layout import Layout
 from smt.training.model import slab_layout
 

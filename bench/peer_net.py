@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from smt.kernels.mlp import ACTIVATIONS
-from smt.training.components.config import CrossLowRankConfig, MmoeConfig, SharedBottomConfig
+from smt.training.components.cross import CrossLowRankConfig
+from smt.training.components.mmoe import MmoeConfig
+from smt.training.components.shared_bottom import SharedBottomConfig
 from smt.training.model import slab_layout
 from smt.training.template import Template
 

@@ -95,6 +95,8 @@ class BinaryRunner:
 
     def score_tensors(self, weights: Weights, dense: Tensor, ids: Tensor, offsets: Tensor, bag_index: Tensor) -> Tensor:
         """The same with the features as tensors, see `ServingFunction`: [rows, tasks] float32."""
+        if self.manifest.kind == "views":
+            return self(weights.slab, weights.table, dense, ids, offsets, bag_index)
         if self._packed is None or self._packed[0] is not weights.slab:
             self._packed = (weights.slab, self.pack(weights.slab))
         arena = self._packed[1].unsqueeze(0)
@@ -102,7 +104,9 @@ class BinaryRunner:
         return self(arena, cpu.block_slots(len(dense)), weights.table, base, dense, ids, offsets, bag_index)
 
     def pack(self, slab: Tensor) -> Tensor:
-        """A slab [slab_elements] float32 as a slot of the binary's arena: [packed_bytes] uint8."""
+        """A slab [slab_elements] float32 as a slot of the server's arena: [packed_bytes] uint8."""
+        if self.manifest.kind == "views":
+            return slab.view(torch.uint8)
         packed: Tensor = torch.ops.smt.pack(slab, self.manifest.program)
         return packed
 
@@ -111,7 +115,7 @@ class BinaryRunner:
         return list(self._model.get_constant_fqns())
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """The binary's inputs in their fixed order (`fused.INPUTS`) -> probabilities [rows, tasks]."""
+        """The binary's inputs in the manifest's order -> probabilities [rows, tasks]."""
         # The loader itself: what torch puts around it takes longer than a row.
         output: Tensor = self._model.loader.run(list(inputs))[0]
         return output

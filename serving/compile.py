@@ -1,8 +1,9 @@
-"""Template -> template binary: torch.export of the fused function, AOTInductor, ONNX, self-check, publication.
+"""Template -> template binary: torch.export of its function, AOTInductor, ONNX, self-check, publication.
 
     compile_template(load_template("template.yaml"), Registry("build/registry"))
 
-The binary is the template as one fused op of smt.kernels.cpu, which picks the CPU's best instructions when it runs; the
+The binary is the template as one fused op of smt.kernels.cpu, which picks the CPU's best instructions when it runs
+("fused"); where a component has no tile program, it is the reference compiled by Inductor ("views", see views.py). The
 ONNX graph is the reference. The weights are inputs of both, so they hold none: that is asserted on the exported
 programs and on the compiled package. Before anything is published, both forms are run against the reference on shapes
 that include the smallest ones.
@@ -14,9 +15,10 @@ import contextlib
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -27,14 +29,16 @@ from torch.export import Dim, ExportedProgram
 from smt.kernels import KERNEL_VERSION, cpu
 from smt.kernels.cpu import Precision, TileProgram
 from smt.serving.binary import BinaryRunner, Weights, quiet
-from smt.serving.fused import FusedFunction, fused_signature, tile_program
+from smt.serving.fused import FusedFunction, fused_signature, tile_program, without_tile_program
 from smt.serving.manifest import BINARY_FILE, ONNX_FILE, BinaryManifest, FileEntry
 from smt.serving.registry import Registry, RegistryError
+from smt.serving.views import INDUCTOR_CONFIGS, ISA
 from smt.training.model import (
     REFERENCE_INPUTS,
     ServingFunction,
     TemplateNet,
     abi_hash,
+    input_signature,
     serving_function,
     slab_layout,
 )
@@ -51,8 +55,13 @@ MAX_DIFFERENCE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 2e-2, "int8": 8e
 
 MAX_ROWS = 65536
 
-# The instruction set of the binary's own code.
-_MARCH = "x86-64" if platform.machine() == "x86_64" else None
+# What is generated around the fused op is a few lines that check and pass tensors on: plain code, so that the binary
+# runs on every CPU of the architecture, with no threads of its own.
+_PLAIN: dict[str, str | int | None] = {
+    "cpp.threads": 1,
+    "cpp.simdlen": 1,
+    "cpp.march": "x86-64" if platform.machine() == "x86_64" else None,
+}
 
 # Different odd sizes, so that no dimension is taken for another or for a constant.
 _EXAMPLE = (67, 1009, 503, 401)
@@ -80,6 +89,8 @@ class BinaryInfo:
     seconds: float
     # Why a binary that was there was not kept; empty otherwise.
     replaced: str = ""
+    # The components for whose sake the template is compiled as views; empty when it is fused.
+    unfused: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -91,38 +102,41 @@ def compile_template(
     registry: Registry,
     target: Target = "cpu",
     *,
-    precision: Precision = "bf16",
+    precision: Precision | None = None,
     force: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> BinaryInfo:
     """Compiles the template for a target and publishes binary and ONNX graph, unless the registry has them.
 
     Args:
-        precision: what the kernels multiply in. A registry holds one binary per ABI and target: another precision
-            replaces it.
+        precision: what the kernels multiply in; None is bf16, or fp32 where views are compiled, which have no other.
+            A registry holds one binary per ABI and target: another precision replaces it.
         force: compile also when the registry has a binary of this ABI, torch and kernel version.
         progress: called with the name of each step as it begins: export, compile, onnx, check, publish.
 
     Raises:
-        CompileError: torch cannot export or compile it, or the result differs from the reference.
+        CompileError: torch cannot export or compile it, the result differs from the reference, or views are asked for
+            in another precision than fp32.
         RegistryError: the registry cannot be read or written.
     """
     if target not in TARGETS:
         raise CompileError(f"target {target!r}: expected {' or '.join(TARGETS)}")
     started = time.monotonic()
     say = progress or (lambda step: None)
-    present, fault = _present(registry, template, target, precision)
+    unfused = tuple(without_tile_program(template))
+    chosen = _precision(template, precision, unfused)
+    present, fault = _present(registry, template, target, chosen)
     if present is not None and not fault and not force:
-        return BinaryInfo(present, False, time.monotonic() - started)
+        return BinaryInfo(present, False, time.monotonic() - started, unfused=unfused)
     function = serving_function(template).eval()
     with tempfile.TemporaryDirectory() as scratch:
         package, graph = Path(scratch) / BINARY_FILE, Path(scratch) / ONNX_FILE
         say("export")
         reference = export_serving_function(template, function)
-        program = tile_program(template, precision)
-        fused = export_fused_function(template, program)
+        program = None if unfused else tile_program(template, chosen)
+        exported = reference if program is None else export_fused_function(template, program)
         say("compile")
-        compile_package(fused, package)
+        compile_package(exported, package, _PLAIN if program else INDUCTOR_CONFIGS)
         say("onnx")
         _write_onnx(reference, graph)
         say("check")
@@ -130,7 +144,18 @@ def compile_template(
         draft["parity"] = _check(template, function, _unpublished(draft, package), graph)
         say("publish")
         manifest = registry.publish_binary(draft, {BINARY_FILE: package, ONNX_FILE: graph})
-    return BinaryInfo(manifest, True, time.monotonic() - started, fault)
+    return BinaryInfo(manifest, True, time.monotonic() - started, fault, unfused)
+
+
+def _precision(template: Template, asked: Precision | None, unfused: Sequence[str]) -> Precision:
+    if not unfused:
+        return asked or "bf16"
+    if asked not in (None, "fp32"):
+        raise CompileError(
+            f"template {template.name!r} in {asked}: {', '.join(unfused)} has no tile program, so the template is "
+            f"compiled by Inductor, in fp32 alone; leave the precision out, or use components that have one"
+        )
+    return "fp32"
 
 
 def export_serving_function(template: Template, function: ServingFunction) -> ExportedProgram:
@@ -213,7 +238,7 @@ def example_slab(template: Template, seed: int = 0) -> Tensor:
     function, slots = serving_function(template).eval(), template.slots
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        net = TemplateNet(template)
+        net = TemplateNet(template, serving=True)
         for name, parameter in net.named_parameters():
             if parameter.dim() > 1 and not name.startswith("interaction."):
                 parameter.normal_(0, (2 / parameter.shape[-1]) ** 0.5)
@@ -259,14 +284,13 @@ def _present(
     return manifest, ""
 
 
-def compile_package(program: ExportedProgram, package: Path) -> None:
-    """AOTInductor's package (.pt2) of a fused program. Raises CompileError."""
-    # What is generated around the op is a few lines that check and pass tensors on: plain code, so that the binary
-    # runs on every CPU of the architecture, with no threads of its own.
-    configs = {"cpp.threads": 1, "cpp.simdlen": 1, "cpp.march": _MARCH}
+def compile_package(
+    program: ExportedProgram, package: Path, configs: Mapping[str, str | int | None] = MappingProxyType(_PLAIN)
+) -> None:
+    """AOTInductor's package (.pt2) of an exported program. Raises CompileError."""
     try:
         with quiet():
-            torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=configs)
+            torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=dict(configs))
     except Exception as error:
         raise CompileError(f"AOTInductor cannot compile the template: {error}") from error
 
@@ -285,14 +309,16 @@ def _write_onnx(program: ExportedProgram, path: Path) -> None:
         raise CompileError(f"the template cannot be exported to ONNX: {error}") from error
 
 
-def _draft(template: Template, program: TileProgram, target: str) -> dict[str, Any]:
-    layout, packed_bytes = slab_layout(template), cpu.packed_bytes(program)
+def _draft(template: Template, program: TileProgram | None, target: str) -> dict[str, Any]:
+    layout = slab_layout(template)
+    packed_bytes = layout.bytes if program is None else cpu.packed_bytes(program)
     return {
         "template": {"name": template.name, "version": template.version},
         "abi_hash": abi_hash(template),
         "target": target,
-        "isa": "scalar",
-        "inputs": fused_signature(template, packed_bytes),
+        "kind": "views" if program is None else "fused",
+        "isa": ISA if program is None else "scalar",
+        "inputs": input_signature(template) if program is None else fused_signature(template, packed_bytes),
         "outputs": [{"name": "probabilities", "dtype": "float32", "shape": ["rows", template.tasks]}],
         "layout": layout.to_json(),
         "slab_elements": layout.elements,
@@ -303,8 +329,8 @@ def _draft(template: Template, program: TileProgram, target: str) -> dict[str, A
         "torch": torch.__version__,
         "kernel_version": KERNEL_VERSION,
         "kernel_abi": cpu.FORMAT,
-        "precision": program.precision,
-        "program": program.values(),
+        "precision": "fp32" if program is None else program.precision,
+        "program": [] if program is None else program.values(),
         "packed_bytes": packed_bytes,
     }
 

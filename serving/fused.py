@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from smt.kernels.cpu import Linear, Precision, TileProgram
-from smt.training.components.config import (
-    CrossLowRankConfig,
-    DotConfig,
-    MlpConfig,
-    MmoeConfig,
-    SharedBottomConfig,
-)
+from smt.training.components.cross import CrossFullConfig, CrossLowRankConfig
+from smt.training.components.dot import DotConfig
+from smt.training.components.mlp import MlpConfig
+from smt.training.components.mmoe import MmoeConfig
+from smt.training.components.shared_bottom import SharedBottomConfig
+from smt.training.components.tower import TowerConfig
 from smt.training.layout import Layout
 from smt.training.model import slab_layout
 from smt.training.template import Template
@@ -34,14 +33,21 @@ def tile_program(template: Template, precision: Precision, table: str = "fp32") 
 
     Args:
         table: how the embedding tables are stored: "fp32", "fp16" or "int8" (row-wise).
+
+    Raises:
+        ValueError: a component has no tile program (see `without_tile_program`).
     """
     slots, components = template.slots, template.components
     at = _Places(slab_layout(template))
+    interaction, deep, experts, heads = components.interaction, components.deep, components.experts, components.heads
+    if missing := without_tile_program(template):
+        raise ValueError(f"template {template.name!r}: no tile program for {', '.join(missing)}")
+    assert isinstance(deep, MlpConfig)
+    assert isinstance(heads, TowerConfig)
     program = TileProgram(precision, slots.dense)
     # The dense arch is some hundredth of the work, and its rounding errors are multiplied into everything: kept exact.
     program.mlp(at.mlp("dense_arch", components.dense_arch), components.dense_arch.activation, exact=True)
     program.gather(slots.categorical, slots.dim, slots.pooling, table)
-    interaction = components.interaction
     if isinstance(interaction, DotConfig):
         program.dot(slots.categorical + 1, slots.dim, dense_first=True)
     elif isinstance(interaction, CrossLowRankConfig):
@@ -49,14 +55,13 @@ def tile_program(template: Template, precision: Precision, table: str = "fp32") 
         layers = range(interaction.layers)
         program.cross_low_rank(interaction.rank, [at.several(*(f"interaction.{p}.{i}" for p in parts)) for i in layers])
     else:
+        assert isinstance(interaction, CrossFullConfig)
         layers = range(interaction.layers)
         program.cross_full([(at[f"interaction.weight.{i}"], at[f"interaction.bias.{i}"]) for i in layers])
-    program.mlp(at.mlp("deep", components.deep), components.deep.activation)
-    experts = components.experts
+    program.mlp(at.mlp("deep", deep), deep.activation)
     if isinstance(experts, MmoeConfig):
         gate = (at["experts.gate_weight"], at["experts.gate_bias"])
         program.experts(template.tasks, experts.count, at.layers("experts", experts.units), experts.activation, gate)
-    heads = components.heads
     program.heads(
         heads.tasks,
         at.layers("heads", heads.units),
@@ -66,6 +71,11 @@ def tile_program(template: Template, precision: Precision, table: str = "fp32") 
         probability=True,
     )
     return program
+
+
+def without_tile_program(template: Template) -> list[str]:
+    """The components that no tile program computes, as `interaction: finalmlp`; with one, views are compiled."""
+    return [f"{slot}: {config.name}" for slot, config in template.components.filled() if not config.fused]
 
 
 class _Places:

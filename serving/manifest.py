@@ -131,11 +131,13 @@ class LayoutEntry(Part):
 class BinaryManifest(Part):
     """One template compiled for one target.
 
-    program: what the fused op computes (smt.kernels.cpu.program), whose format is `kernel_abi`; packed_bytes: size of
-    a slot of its arena.
+    kind: "fused", one op on packed weights whose calls may carry rows of many scenarios, or "views", code made by
+    Inductor on one scenario's slab. program: what the fused op computes (smt.kernels.cpu.program), whose format is
+    `kernel_abi`; empty for views. packed_bytes: size of a slot of the server's arena; of views, the slab's.
     """
 
     format: Literal[2] = 2
+    kind: Literal["fused", "views"] = "fused"
     template: TemplateRef
     abi_hash: Sha256
     target: Name

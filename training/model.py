@@ -9,14 +9,8 @@ from torch import Tensor, nn
 
 from smt.kernels import KERNEL_VERSION
 from smt.kernels.embedding import pooled_embedding
-from smt.training.components.config import CrossLowRankConfig, DotConfig, SharedBottomConfig
-from smt.training.components.cross import CrossFull, CrossLowRank
-from smt.training.components.dot import Dot
+from smt.training.components.component import Component
 from smt.training.components.dropout import Dropout
-from smt.training.components.mlp import Mlp
-from smt.training.components.mmoe import Mmoe
-from smt.training.components.shared_bottom import SharedBottom
-from smt.training.components.tower import Towers
 from smt.training.layout import Layout
 
 if TYPE_CHECKING:
@@ -26,41 +20,60 @@ if TYPE_CHECKING:
 class TemplateNet(nn.Module):
     """Everything between the embeddings and the logits.
 
-    dense arch → interaction with the pooled embeddings → deep arch → experts → task heads.
-    Dropout (recipe.dropout) acts on the input and the output of the deep arch, in training only.
+    dense arch → interaction with the pooled embeddings → deep arch → experts → task heads. Where the template has them:
+    gates scale the embeddings and the deep arch's output, numeric embeddings join the pooled ones, and branches add to
+    the logits. Dropout (recipe.dropout) acts on the input and the output of the deep arch, in training only.
+
+    Args:
+        serving: build the form that is served, without what acts in training only. Its parameters are those that
+            `exported` gives.
     """
 
-    def __init__(self, template: "Template") -> None:
+    def __init__(self, template: "Template", serving: bool = False) -> None:
         super().__init__()
-        components = template.components
-        self.dense_arch = Mlp(template.slots.dense, components.dense_arch)
-        self.interaction = _interaction(template)
-        self.deep = Mlp(self.interaction.outputs, components.deep)
-        self.experts = _experts(template, self.deep.outputs)
-        self.heads = Towers(self.experts.outputs, components.heads)
+        slots, tasks = template.slots, template.tasks
+        components = template.components.serving() if serving else template.components
+        vectors = slots.categorical
+        self.dense_arch = components.dense_arch.build(slots.dense)
+        self.numeric = components.numeric and components.numeric.build(slots.dense, slots.dim)
+        if self.numeric is not None:
+            vectors += self.numeric.outputs
+        self.interaction = components.interaction.build(self.dense_arch.outputs, vectors, slots.dim)
+        self.deep = components.deep.build(self.interaction.outputs)
+        self.gates = components.gates and components.gates.build(slots.categorical, slots.dim, self.deep.outputs)
+        self.experts = components.experts.build(self.deep.outputs, tasks)
+        self.heads = components.heads.build(self.experts.outputs)
+        self.branches = nn.ModuleList(
+            branch.build(slots.dense, vectors, slots.dim, tasks) for branch in components.branches
+        )
         self.dropout = Dropout(template.recipe.dropout)
 
     def forward(self, dense: Tensor, pooled: Tensor) -> Tensor:
         """dense [B, D] float32, pooled [B, S, dim] float32 -> logits [B, T] float32."""
-        x = self.dropout(self.interaction(self.dense_arch(dense), pooled))
+        vectors = pooled if self.gates is None else self.gates.embedding_gate(pooled)
+        if self.numeric is not None:
+            vectors = torch.cat([vectors, self.numeric(dense)], dim=1)
+        x = self.dropout(self.interaction(self.dense_arch(dense), vectors))
         x = self.dropout(self.deep(x))
+        if self.gates is not None:
+            x = self.gates.deep_gate(pooled, x)
         logits: Tensor = self.heads(self.experts(x))
+        for branch in self.branches:
+            logits = logits + branch(dense, vectors)
         return logits
 
+    def components(self) -> dict[str, Component]:
+        """The modules of the template's components by the prefix of their parameters' names."""
+        named = {**dict(self.named_children()), **{f"branches.{i}": b for i, b in enumerate(self.branches)}}
+        return {name: module for name, module in named.items() if isinstance(module, Component)}
 
-def _interaction(template: "Template") -> CrossLowRank | CrossFull | Dot:
-    slots, config = template.slots, template.components.interaction
-    if isinstance(config, DotConfig):
-        return Dot(slots.categorical, slots.dim)
-    width = template.components.dense_arch.units[-1] + slots.categorical * slots.dim
-    return CrossLowRank(width, config) if isinstance(config, CrossLowRankConfig) else CrossFull(width, config)
-
-
-def _experts(template: "Template", inputs: int) -> Mmoe | SharedBottom:
-    config = template.components.experts
-    if isinstance(config, SharedBottomConfig):
-        return SharedBottom(inputs, template.tasks)
-    return Mmoe(inputs, template.tasks, config)
+    def exported(self) -> dict[str, Tensor]:
+        """The weights of the serving form by name, in the order of its parameters."""
+        return {
+            f"{prefix}.{name}": weight
+            for prefix, component in self.components().items()
+            for name, weight in component.exported().items()
+        }
 
 
 class ServingFunction(nn.Module):
@@ -69,7 +82,7 @@ class ServingFunction(nn.Module):
     def __init__(self, template: "Template") -> None:
         super().__init__()
         with torch.device("meta"):
-            net = TemplateNet(template).eval()
+            net = TemplateNet(template, serving=True).eval()
         self.layout = _layout_of(net)
         self.pooling = template.slots.pooling
         # In a tuple, so that the module does not register it: its meta parameters must not be exported.
@@ -108,18 +121,15 @@ def _layout_of(net: TemplateNet) -> Layout:
 
 
 def slab_layout(template: "Template") -> Layout:
-    """Where each dense weight lies in the slab: the parameters of `TemplateNet` in their order."""
+    """Where each dense weight lies in the slab: the parameters of the serving `TemplateNet` in their order."""
     return serving_function(template).layout
 
 
 def flops_per_row(template: "Template") -> int:
-    """Multiply-adds of one row, counted as two operations each: every matrix is used once per row, and the dot
-    interaction multiplies pairs of embeddings."""
-    vectors = ("bias", "norm_gain")
-    matrices = [e for e in slab_layout(template).entries if not any(name in e.name for name in vectors)]
-    slots = template.slots
-    pairs = (slots.categorical + 1) * slots.categorical // 2 if template.components.interaction.type == "dot" else 0
-    return 2 * (sum(entry.elements for entry in matrices) + pairs * slots.dim)
+    """What the components of the serving form count for one row; a multiply-add is two operations."""
+    with torch.device("meta"):
+        net = TemplateNet(template, serving=True)
+    return sum(component.flops() for component in net.components().values())
 
 
 def input_signature(template: "Template") -> list[dict[str, Any]]:
@@ -141,7 +151,7 @@ def abi_hash(template: "Template") -> str:
         "layout": slab_layout(template).to_json(),
         "inputs": input_signature(template),
         "slots": template.slots.model_dump(mode="json"),
-        "components": template.components.model_dump(mode="json"),
+        "components": template.components.serving().model_dump(mode="json"),
         "kernel_version": KERNEL_VERSION,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

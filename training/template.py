@@ -123,12 +123,18 @@ def load_template(path: Path | str) -> Template:
 
 
 def _mismatched(template: Template, document: YamlDocument) -> list[Problem]:
-    units, dim = template.components.dense_arch.units, template.slots.dim
-    if template.components.interaction.type != "dot" or units[-1] == dim:
-        return []
-    found = f"{units[-1]} outputs of the last layer, which the interaction dot multiplies with embeddings"
-    where = ("components", "dense_arch", "units", len(units) - 1)
-    return [document.problem(where, found, f"{dim}, the value of slots.dim")]
+    problems = []
+    components, slots = template.components, template.slots
+    units = components.dense_arch.units
+    if components.interaction.name == "dot" and units[-1] != slots.dim:
+        found = f"{units[-1]} outputs of the last layer, which the interaction dot multiplies with embeddings"
+        where = ("components", "dense_arch", "units", len(units) - 1)
+        problems.append(document.problem(where, found, f"{slots.dim}, the value of slots.dim"))
+    for i, slot in enumerate(getattr(components.gates, "slots", [])):
+        if slot >= slots.categorical:
+            allowed = f"0 to {slots.categorical - 1}, the template's categorical slots"
+            problems.append(document.problem(("components", "gates", "slots", i), str(slot), allowed))
+    return problems
 
 
 def _over_budget(template: Template, document: YamlDocument) -> list[Problem]:

@@ -315,7 +315,7 @@ class _Training:
     def _export(self) -> None:
         table = self.model.table()
         if self.shard.rank == 0:
-            slab = slab_layout(self.template).pack(dict(self.model.net.named_parameters()))
+            slab = slab_layout(self.template).pack(self.model.net.exported())
             write_weights(self.paths.weights, slab, table)
             write_predictions(self.paths.predictions, self.predictions)
         barrier()

@@ -125,12 +125,20 @@ def compile_(
     registry: RegistryOption = DEFAULT_REGISTRY,
     target: Annotated[str, typer.Option(help="Hardware to compile for: cpu.")] = "cpu",
     precision: Annotated[
-        str, typer.Option(help="What the kernels multiply in: bf16, fp32 (exact, for debugging) or int8.")
-    ] = "bf16",
+        str | None,
+        typer.Option(
+            help="What the kernels multiply in: bf16, fp32 (exact, for debugging) or int8. [default: bf16; fp32 for a "
+            "template that is compiled by Inductor]",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Compile even if the registry has this binary.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compile a template once, for all of its scenarios: one binary without weights, and one ONNX graph.
+
+    A template whose components all have tile programs becomes one fused op. With any other component it is compiled by
+    Inductor instead, in fp32: slower, and a call carries one scenario. Which it was, and why, is said.
 
     Does nothing if the registry has the binary already, in this precision. `smt publish` tells whether the precision
     costs quality. What was compiled is compared with the reference before it is
@@ -143,7 +151,7 @@ def compile_(
     from smt.serving.registry import Registry
     from smt.training.template import load_template
 
-    if precision not in PRECISIONS:
+    if precision is not None and precision not in PRECISIONS:
         raise CommandError(f"--precision {precision!r}: expected {', '.join(PRECISIONS)}", WRONG_INPUT)
     loaded = load_template(template)
     place = Registry(registry)
@@ -157,6 +165,7 @@ def compile_(
                 "registry": place.root,
                 "compiled": info.compiled,
                 "replaced": info.replaced or None,
+                "unfused": list(info.unfused),
                 "seconds": round(info.seconds, 3),
                 "sha256": info.sha256,
                 **fields,
@@ -173,9 +182,11 @@ def compile_(
         return
     if info.replaced:
         NOTES.print(f"the binary that was there is replaced: {info.replaced}", markup=False)
+    if info.unfused:
+        NOTES.print(f"compiled by Inductor, since there is no tile program for {', '.join(info.unfused)}", markup=False)
     parity = ", ".join(f"{form} {difference:.1e}" for form, difference in manifest.parity.items())
     RESULT.print(
-        f"{name}: compiled for {manifest.target} ({manifest.precision}) in {info.seconds:.1f} s, ABI "
+        f"{name}: compiled for {manifest.target} ({manifest.kind}, {manifest.precision}) in {info.seconds:.1f} s, ABI "
         f"{manifest.abi_hash[:12]}, sha256 {info.sha256[:12]}; largest difference from the reference: {parity}",
         markup=False,
     )

@@ -45,12 +45,12 @@ void check_interface(const std::string& shown, const BinaryManifest& manifest) {
   }
 }
 
-constexpr size_t kInputs = 8;
-
 // The input tensors of a binary: views of the caller's memory. Each thread keeps them and points them elsewhere for
 // every call, since making tensors takes 0.7 µs and scoring one row some ten.
 class InputViews {
  public:
+  explicit InputViews(size_t inputs) : tensors_(inputs) {}
+
   template <typename T, size_t N>
   void set(size_t input, const T* data, const std::array<int64_t, N>& shape) {
     void* memory = const_cast<T*>(data);  // tensors are made of mutable memory; compiled code does not write inputs
@@ -69,7 +69,7 @@ class InputViews {
   const std::vector<at::Tensor>& tensors() const { return tensors_; }
 
  private:
-  std::vector<at::Tensor> tensors_ = std::vector<at::Tensor>(kInputs);
+  std::vector<at::Tensor> tensors_;
 };
 
 class AotiBinary final : public TemplateBinary {
@@ -89,15 +89,28 @@ class AotiBinary final : public TemplateBinary {
     c10::InferenceMode guard;
     const BinaryManifest& abi = manifest();
     WeightArena::View weights = arena();
-    thread_local InputViews inputs;
-    inputs.set(0, reinterpret_cast<const uint8_t*>(weights.slots), std::array{weights.slot_count, abi.packed_bytes});
-    inputs.set(1, block_slot.data(), std::array{size(block_slot)});
-    inputs.set(2, weights.pool, std::array{weights.pool_rows, abi.dim});
-    inputs.set(3, weights.pool_base, std::array{weights.slot_count});
-    inputs.set(4, batch.dense.data(), std::array{batch.rows, abi.dense_slots});
-    inputs.set(5, batch.ids.data(), std::array{size(batch.ids)});
-    inputs.set(6, batch.offsets.data(), std::array{size(batch.offsets)});
-    inputs.set(7, batch.bag_index.data(), std::array{batch.rows, abi.categorical_slots});
+    thread_local InputViews fused(8);
+    thread_local InputViews views(6);
+    InputViews& inputs = abi.kind == BinaryKind::kFused ? fused : views;
+    size_t next = 0;
+    if (abi.kind == BinaryKind::kFused) {
+      inputs.set(next++, reinterpret_cast<const uint8_t*>(weights.slots),
+                 std::array{weights.slot_count, abi.packed_bytes});
+      inputs.set(next++, block_slot.data(), std::array{size(block_slot)});
+      inputs.set(next++, weights.pool, std::array{weights.pool_rows, abi.dim});
+      inputs.set(next++, weights.pool_base, std::array{weights.slot_count});
+    } else {
+      const int32_t slot = only_slot(block_slot);
+      const int64_t first_row = weights.pool_base[slot];
+      inputs.set(next++, reinterpret_cast<const float*>(weights.slots + slot * abi.packed_bytes),
+                 std::array{abi.slab_elements});
+      // The table and what lies behind it in the pool: ids are the scenario's own, below its number of rows.
+      inputs.set(next++, weights.pool + first_row * abi.dim, std::array{weights.pool_rows - first_row, abi.dim});
+    }
+    inputs.set(next++, batch.dense.data(), std::array{batch.rows, abi.dense_slots});
+    inputs.set(next++, batch.ids.data(), std::array{size(batch.ids)});
+    inputs.set(next++, batch.offsets.data(), std::array{size(batch.offsets)});
+    inputs.set(next++, batch.bag_index.data(), std::array{batch.rows, abi.categorical_slots});
     std::vector<at::Tensor> outputs = call(inputs.tensors());
     if (outputs.size() != 1 || outputs[0].scalar_type() != at::kFloat || outputs[0].dim() != 2 ||
         outputs[0].size(0) != batch.rows || outputs[0].size(1) != abi.tasks) {
@@ -110,6 +123,15 @@ class AotiBinary final : public TemplateBinary {
   }
 
  private:
+  static int32_t only_slot(std::span<const int32_t> block_slot) {
+    for (int32_t slot : block_slot) {
+      if (slot == block_slot.front()) continue;
+      throw std::invalid_argument("block_slot: found the slots " + std::to_string(block_slot.front()) + " and " +
+                                  std::to_string(slot) + "; expected one, as this binary does not mix snapshots");
+    }
+    return block_slot.front();
+  }
+
   std::vector<at::Tensor> call(const std::vector<at::Tensor>& inputs) const {
     try {
       // run() is not const in torch, but is made for concurrent callers.

@@ -88,6 +88,33 @@ std::string precision_of(const Fields& manifest) {
   return found;
 }
 
+// Binaries made before there were two kinds do not say theirs.
+BinaryKind kind_of(const Fields& manifest, const nlohmann::json& parsed) {
+  if (!parsed.contains("kind")) return BinaryKind::kFused;
+  std::string found = manifest.text("kind", 16);
+  if (found == "fused") return BinaryKind::kFused;
+  if (found == "views") return BinaryKind::kViews;
+  manifest.fail("kind", &manifest.value("kind"), "'fused' or 'views'");
+}
+
+// The inputs of each kind, in the order in which AotiBinary passes them.
+std::vector<TensorRule> inputs_of(const BinaryManifest& manifest) {
+  std::vector<TensorRule> rules;
+  if (manifest.kind == BinaryKind::kFused) {
+    rules = {{"arena", "uint8", {-1, manifest.packed_bytes}},
+             {"block_slot", "int32", {-1}},
+             {"pool", "float32", {-1, manifest.dim}},
+             {"pool_base", "int64", {-1}}};
+  } else {
+    rules = {{"slab", "float32", {manifest.slab_elements}}, {"table", "float32", {-1, manifest.dim}}};
+  }
+  rules.push_back({"dense", "float32", {-1, manifest.dense_slots}});
+  rules.push_back({"ids", "int64", {-1}});
+  rules.push_back({"offsets", "int64", {-1}});
+  rules.push_back({"bag_index", "int64", {-1, manifest.categorical_slots}});
+  return rules;
+}
+
 std::vector<int64_t> program_of(const Fields& manifest) {
   const nlohmann::json& list = manifest.array("program", kMaxProgram);
   std::vector<int64_t> program;
@@ -160,6 +187,7 @@ BinaryManifest parse_binary_manifest(std::string_view json, const std::string& f
                 std::to_string(kBinaryFormat) + ", which holds packed weights: compile the template again");
   }
   BinaryManifest manifest;
+  manifest.kind = kind_of(fields, parsed);
   manifest.source = template_ref(fields);
   manifest.abi_hash = fields.hex("abi_hash", 64);
   manifest.target = fields.name("target");
@@ -176,15 +204,7 @@ BinaryManifest parse_binary_manifest(std::string_view json, const std::string& f
   manifest.dense_slots = fields.integer("dense_slots", 0, kMaxSlots);
   manifest.categorical_slots = fields.integer("categorical_slots", 0, kMaxSlots);
   manifest.model = file_entry(fields.object("files"), "model.pt2");
-  check_tensors(fields, "inputs",
-                {{"arena", "uint8", {-1, manifest.packed_bytes}},
-                 {"block_slot", "int32", {-1}},
-                 {"pool", "float32", {-1, manifest.dim}},
-                 {"pool_base", "int64", {-1}},
-                 {"dense", "float32", {-1, manifest.dense_slots}},
-                 {"ids", "int64", {-1}},
-                 {"offsets", "int64", {-1}},
-                 {"bag_index", "int64", {-1, manifest.categorical_slots}}});
+  check_tensors(fields, "inputs", inputs_of(manifest));
   check_tensors(fields, "outputs", {{"probabilities", "float32", {-1, manifest.tasks}}});
   return manifest;
 }

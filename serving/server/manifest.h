@@ -40,7 +40,12 @@ struct SnapshotManifest {
   double created = 0;  // seconds since the epoch (lineage.created); 0 when absent
 };
 
+// What the binary is a function of. A fused one reads packed weights, and rows of many scenarios may share its calls;
+// one of views reads the slab and the table of one scenario as they are.
+enum class BinaryKind { kFused, kViews };
+
 struct BinaryManifest {
+  BinaryKind kind = BinaryKind::kFused;
   TemplateRef source;
   std::string abi_hash;
   std::string target;
@@ -49,8 +54,8 @@ struct BinaryManifest {
   int64_t kernel_version = 0;
   int64_t kernel_abi = 0;        // format of `program`
   std::string precision;         // fp32, bf16 or int8
-  std::vector<int64_t> program;  // a tile program (kernels/cpu/program.h); TemplateBinary checks it
-  int64_t packed_bytes = 0;      // of a slot of the arena: one scenario's dense weights as the kernels read them
+  std::vector<int64_t> program;  // a tile program (kernels/cpu/program.h); TemplateBinary checks it. Empty for views
+  int64_t packed_bytes = 0;      // of a slot of the arena: one scenario's dense weights as the binary reads them
   int64_t slab_elements = 0;     // of a snapshot's dense weights
   int64_t dim = 0;
   int64_t tasks = 0;  // T, columns of the output

@@ -337,7 +337,8 @@ void Scheduler::take_rows(Work* work, int64_t rows, Block& block, Clock::time_po
 void Scheduler::take_siblings(Work* work, Block& block, Clock::time_point now) {
   for (Work* other = work->sibling; other != nullptr && other != work; other = other->sibling) {
     bool fits = other->queued_ && other->next_row_ == 0 && other->rows <= block.room(limits_.block_rows, other) &&
-                other->snapshot->binary == work->snapshot->binary;
+                other->snapshot->binary == work->snapshot->binary &&
+                (work->snapshot->binary->mixes_snapshots() || other->snapshot == work->snapshot);
     if (fits) take_rows(other, other->rows, block, now);
   }
 }
@@ -346,6 +347,7 @@ void Scheduler::take_siblings(Work* work, Block& block, Clock::time_point now) {
 bool Scheduler::joins(const Work* work, int64_t rows, const Block& block) const {
   if (block.parts.empty() || block.segment(work) != nullptr) return true;
   if (work->snapshot->binary != block.parts.front().work->snapshot->binary) return false;
+  if (!work->snapshot->binary->mixes_snapshots()) return false;
   return static_cast<double>(block.padding_with(rows)) * row_seconds(work) <= kCallSeconds;
 }
 

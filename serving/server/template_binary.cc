@@ -1,5 +1,6 @@
 #include "template_binary.h"
 
+#include <cstring>
 #include <stdexcept>
 #include <utility>
 
@@ -51,7 +52,22 @@ void check_sizes(const cpu::Program& program, const BinaryManifest& manifest, co
   }
 }
 
+// Of views a slot is the slab itself.
+void check_views(const BinaryManifest& manifest, const std::string& shown) {
+  if (manifest.precision != "fp32") refuse(shown, "precision", quote(manifest.precision), "'fp32', as views are");
+  if (!manifest.program.empty()) refuse(shown, "program", "a tile program", "none, as the kind is 'views'");
+  const int64_t bytes = manifest.slab_elements * static_cast<int64_t>(sizeof(float));
+  if (manifest.packed_bytes != bytes || bytes % 64 != 0) {
+    refuse(shown, "packed_bytes", std::to_string(manifest.packed_bytes),
+           std::to_string(bytes) + ", the slab's, and a multiple of 64");
+  }
+}
+
 std::unique_ptr<const cpu::CompiledProgram> compile(const BinaryManifest& manifest, const std::string& shown) {
+  if (manifest.kind == BinaryKind::kViews) {
+    check_views(manifest, shown);
+    return nullptr;
+  }
   if (manifest.kernel_abi != cpu::kProgramFormat) {
     refuse(shown, "kernel_abi", std::to_string(manifest.kernel_abi),
            std::to_string(cpu::kProgramFormat) + ", the kernels in this server");
@@ -84,7 +100,13 @@ TemplateBinary::~TemplateBinary() = default;
 WeightSlot TemplateBinary::allocate(int64_t table_rows) const { return {arena_, table_rows}; }
 
 void TemplateBinary::pack(std::span<const float> slab, WeightSlot& slot) const {
-  program_->pack(slab, slot.packed().data());
+  if (program_ != nullptr) return program_->pack(slab, slot.packed().data());
+  std::span<std::byte> bytes = slot.packed();
+  if (slab.size_bytes() < bytes.size()) {
+    throw std::invalid_argument("slab: found " + std::to_string(slab.size_bytes()) + " bytes; expected " +
+                                std::to_string(bytes.size()));
+  }
+  std::memcpy(bytes.data(), slab.data(), bytes.size());
 }
 
 }  // namespace smt::server

@@ -9,8 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from smt.training.components.config import MlpConfig
-from smt.training.components.mlp import Mlp
+from smt.training.components.mlp import Mlp, MlpConfig
 from smt.training.components.shared_bottom import SharedBottom
 from smt.training.model import TemplateNet, abi_hash, flops_per_row, slab_layout
 from smt.training.template import Template, load_template

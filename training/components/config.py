@@ -1,85 +1,55 @@
-"""Settings of each component as they stand in a template's YAML."""
+"""The settings of a template's components as they stand in its YAML; the unions are of what is registered."""
 
-import operator
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Activation = Literal["relu", "gelu", "silu"]
-Width = Annotated[int, Field(ge=1, le=65536)]
-Units = Annotated[list[Width], Field(min_length=1, max_length=16)]
+from smt.training.components.component import (
+    BranchConfig,
+    ComponentConfig,
+    DenseConfig,
+    ExpertsConfig,
+    GatesConfig,
+    HeadsConfig,
+    InteractionConfig,
+    NumericConfig,
+    union,
+)
+from smt.training.components.mlp import MlpConfig
 
-
-class ComponentConfig(BaseModel):
-    """Base of all component settings: unknown keys are errors, values cannot change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MlpConfig(ComponentConfig):
-    """Linear layers of `units` outputs, each followed by layer normalisation, if asked for, and the activation."""
-
-    type: Literal["mlp"]
-    units: Units
-    activation: Activation = "relu"
-    # Left out of dumps when off, so that templates without it keep the ABI hash that they had before it existed.
-    layer_norm: Annotated[bool, Field(exclude_if=operator.not_)] = False
-
-
-class CrossLowRankConfig(ComponentConfig):
-    """DCNv2 with W = U Vᵀ of the given rank."""
-
-    type: Literal["cross_low_rank"]
-    layers: Annotated[int, Field(ge=1, le=16)]
-    rank: Width
+if TYPE_CHECKING:
+    Dense, Interaction, Experts, Heads = DenseConfig, InteractionConfig, ExpertsConfig, HeadsConfig
+    Numeric, Branch, Gates = NumericConfig, BranchConfig, GatesConfig
+else:
+    Dense, Interaction, Experts, Heads = union("dense"), union("interaction"), union("experts"), union("heads")
+    Numeric, Branch, Gates = union("numeric"), union("branch"), union("gates")
 
 
-class CrossFullConfig(ComponentConfig):
-    """DCNv2 with full matrices."""
-
-    type: Literal["cross_full"]
-    layers: Annotated[int, Field(ge=1, le=16)]
-
-
-class DotConfig(ComponentConfig):
-    """DLRM: the dot product of every pair of feature vectors, the dense arch's output being one of them."""
-
-    type: Literal["dot"]
-
-
-class SharedBottomConfig(ComponentConfig):
-    """Every head reads the deep arch's output as it is."""
-
-    type: Literal["shared_bottom"]
-
-
-class MmoeConfig(ComponentConfig):
-    """`count` experts shared by all tasks, with one softmax gate per task."""
-
-    type: Literal["mmoe"]
-    count: Annotated[int, Field(ge=1, le=256)]
-    units: Units
-    activation: Activation = "relu"
-
-
-class TowerConfig(ComponentConfig):
-    """One tower per task; `tasks` is the number of heads of the template, the most a scenario can have."""
-
-    type: Literal["tower"]
-    tasks: Annotated[int, Field(ge=1, le=256)]
-    units: Annotated[list[Width], Field(max_length=16)] = []
-    activation: Activation = "relu"
-
-
-InteractionConfig = CrossLowRankConfig | CrossFullConfig | DotConfig
-ExpertsConfig = MmoeConfig | SharedBottomConfig
+def _empty(value: object) -> bool:
+    return not value
 
 
 class Components(ComponentConfig):
     """Which component fills each slot of the template."""
 
     dense_arch: MlpConfig
-    interaction: Annotated[InteractionConfig, Field(discriminator="type")]
-    deep: MlpConfig
-    experts: Annotated[ExpertsConfig, Field(discriminator="type")]
-    heads: TowerConfig
+    interaction: Interaction
+    deep: Dense
+    experts: Experts
+    heads: Heads
+    # Left out of dumps when absent, so that templates without them keep the ABI hash that they had before they existed.
+    numeric: Annotated[Numeric | None, Field(exclude_if=_empty)] = None
+    gates: Annotated[Gates | None, Field(exclude_if=_empty)] = None
+    branches: Annotated[list[Branch], Field(max_length=8, exclude_if=_empty)] = Field(default_factory=list)
+
+    def filled(self) -> list[tuple[str, ComponentConfig]]:
+        """Slots and what fills them, in the order in which a row passes them."""
+        slots = ("gates", "numeric", "dense_arch", "interaction", "deep", "experts", "heads")
+        filled = [(slot, getattr(self, slot)) for slot in slots]
+        filled += [(f"branches[{i}]", branch) for i, branch in enumerate(self.branches)]
+        return [(slot, config) for slot, config in filled if config is not None]
+
+    def serving(self) -> "Components":
+        """Without what acts in training only."""
+        changed = {slot: config.serving() for slot, config in self.filled() if "[" not in slot}
+        return self.model_copy(update=changed)

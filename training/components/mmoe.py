@@ -1,16 +1,32 @@
-"""Shared experts with a gate per task (MMoE, doi 10.1145/3219819.3220007)."""
+"""Shared experts with a gate per task (MMoE, doi 10.1145/3219819.3220007): Σ_e softmax(G_t x + c_t)_e f_e(x)."""
 
 import itertools
 import math
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from smt.kernels.experts import experts
-from smt.training.components.config import MmoeConfig
+from smt.training.components.component import Activation, Component, ExpertsConfig, Units, component, matrix_flops
 
 
-class Mmoe(nn.Module):
+@component("experts")
+class MmoeConfig(ExpertsConfig):
+    """`count` experts shared by all tasks, with one softmax gate per task."""
+
+    fused = True
+    type: Literal["mmoe"]
+    count: Annotated[int, Field(ge=1, le=256)]
+    units: Units
+    activation: Activation = "relu"
+
+    def build(self, inputs: int, tasks: int) -> "Mmoe":
+        return Mmoe(inputs, tasks, self)
+
+
+class Mmoe(Component):
     """[B, inputs] -> [B, tasks, units[-1]]."""
 
     def __init__(self, inputs: int, tasks: int, config: MmoeConfig) -> None:
@@ -30,3 +46,6 @@ class Mmoe(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return experts(x, list(self.weight), list(self.bias), self.gate_weight, self.gate_bias, self.activation)
+
+    def flops(self) -> int:
+        return matrix_flops(*self.weight, self.gate_weight)

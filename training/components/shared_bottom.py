@@ -1,9 +1,24 @@
 """One representation for all tasks (shared bottom; Caruana 1997, doi 10.1023/A:1007379606734). No parameters."""
 
-from torch import Tensor, nn
+from typing import Literal
+
+from torch import Tensor
+
+from smt.training.components.component import Component, ExpertsConfig, component
 
 
-class SharedBottom(nn.Module):
+@component("experts")
+class SharedBottomConfig(ExpertsConfig):
+    """Every head reads the deep arch's output as it is."""
+
+    fused = True
+    type: Literal["shared_bottom"]
+
+    def build(self, inputs: int, tasks: int) -> "SharedBottom":
+        return SharedBottom(inputs, tasks)
+
+
+class SharedBottom(Component):
     """[B, inputs] -> [B, tasks, inputs], a view."""
 
     def __init__(self, inputs: int, tasks: int) -> None:
@@ -13,3 +28,6 @@ class SharedBottom(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.unsqueeze(1).expand(-1, self.tasks, -1)
+
+    def flops(self) -> int:
+        return 0

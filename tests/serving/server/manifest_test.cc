@@ -107,6 +107,22 @@ TEST(BinaryManifest, ReadsWhatTheCompilerWrites) {
   EXPECT_EQ(found.model.sha256, sha256_hex("compiled"));
 }
 
+TEST(BinaryManifest, KindsHaveTheirOwnInputs) {
+  EXPECT_EQ(parse_binary_manifest(binary_manifest().dump(), "m").kind, BinaryKind::kFused);
+  EXPECT_EQ(parse_binary_manifest(views_manifest().dump(), "m").kind, BinaryKind::kViews);
+  Json changed = views_manifest();
+  changed["kind"] = "fused";
+  expect_refused(
+      Reason::kManifest, [&] { parse_binary(changed); }, "field 'inputs': found an array of 6; expected an array of 8");
+  changed["kind"] = "graph";
+  expect_refused(
+      Reason::kManifest, [&] { parse_binary(changed); }, "field 'kind': found the string 'graph'; expected 'fused' or");
+  changed = views_manifest();
+  changed["inputs"][0]["shape"][0] = kSlab + 1;
+  expect_refused(
+      Reason::kManifest, [&] { parse_binary(changed); }, "field 'inputs[0].shape[0]': found 33; expected 32");
+}
+
 TEST(BinaryManifest, EveryFieldIsCheckedByName) {
   for (const char* key : {"format", "template", "abi_hash", "target", "isa", "torch", "kernel_version", "kernel_abi",
                           "precision", "program", "packed_bytes", "slab_elements", "dim", "tasks", "dense_slots",

@@ -81,6 +81,20 @@ inline Json binary_manifest(const std::string& model = "compiled") {
           {"files", {{"model.pt2", {{"bytes", model.size()}, {"sha256", sha256_hex(model)}}}}}};
 }
 
+// The same sizes as a binary of views: a slot of the arena is the slab.
+inline Json views_manifest() {
+  Json json = binary_manifest();
+  json["kind"] = "views";
+  json["precision"] = "fp32";
+  json["program"] = Json::array();
+  json["packed_bytes"] = kSlab * static_cast<int64_t>(sizeof(float));
+  Json inputs = {{{"name", "slab"}, {"dtype", "float32"}, {"shape", Json::array({kSlab})}},
+                 {{"name", "table"}, {"dtype", "float32"}, {"shape", {"table_rows", kDim}}}};
+  for (size_t i = 4; i < 8; ++i) inputs.push_back(json["inputs"][i]);
+  json["inputs"] = inputs;
+  return json;
+}
+
 inline Json features() {
   return {{"format", 1},
           {"dense_slots", 3},

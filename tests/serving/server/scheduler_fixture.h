@@ -28,7 +28,8 @@ struct BinaryRun {
 // Scores a row as the first of its slot's packed floats. While closed, run() waits.
 class ScriptedBinary final : public TemplateBinary {
  public:
-  ScriptedBinary() : TemplateBinary(parse_binary_manifest(binary_manifest().dump(), "manifest"), "binary") {}
+  explicit ScriptedBinary(const Json& manifest = binary_manifest())
+      : TemplateBinary(parse_binary_manifest(manifest.dump(), "manifest"), "binary") {}
 
   void run(std::span<const int32_t> block_slot, const transform::Batch& batch, std::vector<float>& out) const override {
     BinaryRun made{.rows = batch.rows, .scores = {}};
@@ -177,7 +178,7 @@ class SchedulerTest : public testing::Test {
     return out;
   }
 
-  const std::shared_ptr<ScriptedBinary> binary = std::make_shared<ScriptedBinary>();
+  std::shared_ptr<ScriptedBinary> binary = std::make_shared<ScriptedBinary>();
   std::atomic<int64_t> padding{0};
   std::atomic<int64_t> expired_rows{0};
   std::unique_ptr<Scheduler> scheduler_;

@@ -90,6 +90,29 @@ TEST_F(SchedulerTest, SiblingsShareABatchWhateverThePadding) {
   EXPECT_EQ(padding, 30);
 }
 
+TEST_F(SchedulerTest, ABinaryThatDoesNotMixGetsOneSnapshotACall) {
+  binary = std::make_shared<ScriptedBinary>(views_manifest());
+  start(1, 64);
+  auto feed = scenario("feed", 0.25F);
+  auto mail = scenario("mail", 0.5F);
+  auto newer = scenario("feed", 0.75F);  // the version after a swap, in the same queue
+  auto busy = occupy(feed);
+  std::vector<std::unique_ptr<TestWork>> works;
+  for (const auto& snapshot : {feed, feed, newer}) submit(works.emplace_back(work(snapshot, 16)).get());
+  Work* siblings[] = {works.emplace_back(work(mail, 16)).get(), works.emplace_back(work(feed, 16)).get()};
+  siblings[0]->sibling = siblings[1];
+  siblings[1]->sibling = siblings[0];
+  scheduler_->submit(siblings);
+  binary->open();
+  for (auto& one : works) EXPECT_EQ(one->fate(), Drop::kNone);
+  EXPECT_TRUE(works[2]->scored(0.75F));
+  EXPECT_TRUE(works[3]->scored(0.5F));
+  EXPECT_TRUE(works[4]->scored(0.25F));
+  for (const BinaryRun& run : binary->runs(4)) {
+    for (float score : run.scores) EXPECT_EQ(score, run.scores.front());
+  }
+}
+
 TEST_F(SchedulerTest, EarliestDeadlineFirst) {
   start(1, 16);
   auto feed = scenario("feed", 0);

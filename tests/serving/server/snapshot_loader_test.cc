@@ -257,6 +257,40 @@ TEST_F(SnapshotLoaderTest, RefusesProgramsThatAreNotTheManifests) {
   EXPECT_NE(load(), nullptr);
 }
 
+TEST_F(SnapshotLoaderTest, ViewsKeepTheSlabAsItIs) {
+  std::vector<float> found;
+  score_ = [&](std::span<const std::byte> packed) {
+    found.assign(as_floats(packed).begin(), as_floats(packed).end());
+    return 0.5F;
+  };
+  registry_.binary(views_manifest());
+  ASSERT_NE(load(), nullptr);
+  std::vector<float> slab(kSlab);
+  std::string file = weights();
+  size_t data = file.size() - (kSlab + kTableRows * kDim) * sizeof(float);
+  std::memcpy(slab.data(), file.data() + data, kSlab * sizeof(float));
+  EXPECT_EQ(found, slab);
+}
+
+TEST_F(SnapshotLoaderTest, RefusesViewsOfOtherSizes) {
+  struct Case {
+    const char* field;
+    Json value;
+    const char* message;
+  };
+  const std::vector<Case> kCases{
+      {"precision", "bf16", "field 'precision': found 'bf16'; expected 'fp32', as views are"},
+      {"program", kProgram, "field 'program': found a tile program; expected none"},
+      {"packed_bytes", 192, "field 'packed_bytes': found 192; expected 128, the slab's"},
+  };
+  for (const Case& test : kCases) {
+    Json json = views_manifest();
+    json[test.field] = test.value;
+    registry_.binary(json);
+    expect_refusal(Reason::kBinary, test.message);
+  }
+}
+
 // Whatever integers the manifest holds: a program, or refused.
 TEST_F(SnapshotLoaderTest, SurvivesAnyProgram) {
   std::mt19937_64 random(5);
