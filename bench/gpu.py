@@ -277,7 +277,7 @@ def main() -> None:
     for name in arguments.shapes:
         bench.measure_shape(load_shape(name))
         bench.measure_training(load_shape(name))
-        if load_shape(name).template.components.experts.type == "mmoe":
+        if load_shape(name).template.components.experts.name == "mmoe":
             bench.measure_heads(load_shape(name))
     complete = bench.write(arguments.json, kept_rows(arguments.json, arguments.shapes) if arguments.append else {})
     for target in bench.result.targets:

@@ -11,6 +11,7 @@ from smt.kernels.experts.triton import ExpertsLayout, experts_arena
 from smt.kernels.heads import experts_heads
 from smt.kernels.heads.triton import HeadsLayout, experts_heads_arena, heads_arena
 from smt.kernels.triton_support import BLOCK_M, compute_dtype, one_slot
+from smt.training.components.mlp import MlpConfig
 from smt.training.components.mmoe import MmoeConfig
 from smt.training.model import slab_layout
 
@@ -25,8 +26,9 @@ class ExpertsHeads:
         components = shape.template.components
         if not isinstance(components.experts, MmoeConfig):
             raise ValueError(
-                f"{shape.name}: experts {components.experts.type}; there is nothing to fuse with the heads"
+                f"{shape.name}: experts {components.experts.name}; there is nothing to fuse with the heads"
             )
+        assert isinstance(components.deep, MlpConfig)
         self._inputs = components.deep.units[-1]
         self._device, self._dtype = slab.device, compute_dtype(slab.device)
         layout = slab_layout(shape.template)
@@ -36,6 +38,7 @@ class ExpertsHeads:
             return tuple(first[f"{prefix}.{i}"] for i in range(len(units)))
 
         experts, towers = components.experts, components.heads
+        assert isinstance(experts, MmoeConfig)
         self._experts = ExpertsLayout(
             (self._inputs, *experts.units),
             several("experts.weight", experts.units), several("experts.bias", experts.units),

@@ -18,6 +18,7 @@ from smt.kernels.cross import cross_low_rank
 from smt.kernels.experts import experts
 from smt.kernels.heads import heads
 from smt.training.components.cross import CrossLowRankConfig
+from smt.training.components.mlp import MlpConfig
 from smt.training.components.mmoe import MmoeConfig
 from smt.training.layout import Layout
 from smt.training.model import slab_layout
@@ -48,7 +49,7 @@ class TrainingStep:
         """
         components = shape.template.components
         if not isinstance(components.interaction, CrossLowRankConfig):
-            raise ValueError(f"{shape.name}: interaction {components.interaction.type}; the step knows cross_low_rank")
+            raise ValueError(f"{shape.name}: interaction {components.interaction.name}; the step knows cross_low_rank")
         layout: Layout = slab_layout(shape.template)
         named = {
             name: weight.clone().requires_grad_()
@@ -58,6 +59,7 @@ class TrainingStep:
         self.weights = list(named.values())
         self.tasks = shape.template.tasks
         self.width = named["interaction.bias.0"].shape[0]
+        assert isinstance(components.deep, MlpConfig)
         self.inputs = components.deep.units[-1]
         self._cross = [_numbered(named, f"interaction.{name}") for name in ("down", "up", "bias")]
         self._mmoe = components.experts if isinstance(components.experts, MmoeConfig) else None

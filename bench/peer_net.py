@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 
 from smt.kernels.mlp import ACTIVATIONS
 from smt.training.components.cross import CrossLowRankConfig
+from smt.training.components.mlp import MlpConfig
 from smt.training.components.mmoe import MmoeConfig
 from smt.training.components.shared_bottom import SharedBottomConfig
 from smt.training.model import slab_layout
@@ -35,9 +36,10 @@ class PeerNet(nn.Module):
             experts, MmoeConfig | SharedBottomConfig
         ):
             raise ValueError(
-                f"template {template.name!r}: interaction {components.interaction.type} with experts {experts.type}; "
+                f"template {template.name!r}: interaction {components.interaction.name} with experts {experts.name}; "
                 "the peers know cross_low_rank, and mmoe or shared_bottom"
             )
+        assert isinstance(components.deep, MlpConfig)
         self.dtype = dtype
         self.tasks = template.tasks
         self.activations = {

@@ -118,8 +118,8 @@ def random_slab(template: Template, seed: int = 0) -> Tensor:
         dense = torch.randn(_CALIBRATION_ROWS, slots.dense)
         pooled = TABLE_STD * torch.randn(_CALIBRATION_ROWS, slots.categorical, slots.dim)
         logits = net(dense, pooled)
-        net.heads.out_weight.div_(logits.std(dim=0).unsqueeze(1))
-        net.heads.out_bias.copy_(MEAN_LOGIT - logits.mean(dim=0) / logits.std(dim=0))
+        net.heads.get_parameter("out_weight").div_(logits.std(dim=0).unsqueeze(1))
+        net.heads.get_parameter("out_bias").copy_(MEAN_LOGIT - logits.mean(dim=0) / logits.std(dim=0))
         return serving_function(template).layout.pack(dict(net.named_parameters()))
 
 

@@ -13,7 +13,18 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from smt.serving.commands import capacity, control, loadgen, model, publish, quality, registry, run, status
+from smt.serving.commands import (
+    capacity,
+    control,
+    loadgen,
+    model,
+    publish,
+    quality,
+    registry,
+    run,
+    status,
+    techniques,
+)
 from smt.serving.commands.output import exit_code_of, message_of, print_error
 
 _HELP = """
@@ -73,6 +84,7 @@ _MODEL, _SERVING, _MEASURING = "From YAML to snapshot", "Serving", "Measuring"
 app.command("new-scenario", rich_help_panel=_MODEL)(model.new_scenario)
 app.command("validate", rich_help_panel=_MODEL)(model.validate)
 app.command("train", rich_help_panel=_MODEL)(model.train)
+app.command("techniques", rich_help_panel=_MODEL)(techniques.techniques)
 app.command("compile", rich_help_panel=_MODEL)(model.compile_)
 app.command("publish", rich_help_panel=_MODEL)(publish.publish)
 app.add_typer(registry.app, name="registry", rich_help_panel=_MODEL)

@@ -33,6 +33,7 @@ from smt.serving.fused import FusedFunction, fused_signature, tile_program, with
 from smt.serving.manifest import BINARY_FILE, ONNX_FILE, BinaryManifest, FileEntry
 from smt.serving.registry import Registry, RegistryError
 from smt.serving.views import INDUCTOR_CONFIGS, ISA
+from smt.training.components.tower import TowerConfig
 from smt.training.model import (
     REFERENCE_INPUTS,
     ServingFunction,
@@ -71,6 +72,9 @@ _CHECKED_SHAPES = ((1, 2, 0, 2), (1, 5, 1, 2), (3, 7, 10, 4), (17, 64, 0, 3), (2
 
 # Weights of the check: heads whose logits have this standard deviation over rows.
 _LOGIT_STD, _LOGIT_ROWS = 0.5, 64
+# Where they cannot be scaled exactly, between these.
+_LEAST_STD, _MOST_STD = 0.02, 2.0
+_CONSTANT = "some head answers the same whatever the features are"
 # Tables of the check: a bag's few rows add up to about what one row of deviation 1 is, for which logits are scaled.
 _TABLE_STD = 0.5
 
@@ -250,12 +254,21 @@ def example_slab(template: Template, seed: int = 0) -> Tensor:
             torch.arange(_LOGIT_ROWS + 1),
             torch.randint(0, _LOGIT_ROWS, (_LOGIT_ROWS, slots.categorical)),
         )
+        weights = function.layout.views(slab)
         # Before they are scaled, scores may be so near 0 or 1 that a float32 is.
         logits = function(slab.double(), *features).logit()
+        if not isinstance(template.components.heads, TowerConfig) or template.components.branches:
+            # Logits that are not linear in the last layer: all matrices shrink until they vary little enough.
+            while not logits.std(dim=0).max() < _MOST_STD:
+                for weight in weights.values():
+                    weight.mul_(0.8 if weight.dim() > 1 else 1)
+                logits = function(slab.double(), *features).logit()
+            if logits.std(dim=0).min() < _LEAST_STD:
+                raise CompileError(f"template {template.name!r}: {_CONSTANT}")
+            return slab
         scale = (_LOGIT_STD / logits.std(dim=0)).float()
         if not torch.isfinite(scale).all():
-            raise CompileError(f"template {template.name!r}: some head answers the same whatever the features are")
-        weights = function.layout.views(slab)
+            raise CompileError(f"template {template.name!r}: {_CONSTANT}")
         weights["heads.out_weight"].mul_(scale.unsqueeze(1))
         bias = weights["heads.out_bias"]
         bias.copy_((bias - logits.mean(dim=0).float()) * scale)

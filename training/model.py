@@ -35,12 +35,12 @@ class TemplateNet(nn.Module):
         components = template.components.serving() if serving else template.components
         vectors = slots.categorical
         self.dense_arch = components.dense_arch.build(slots.dense)
-        self.numeric = components.numeric and components.numeric.build(slots.dense, slots.dim)
-        if self.numeric is not None:
-            vectors += self.numeric.outputs
+        numeric, gates = components.numeric, components.gates
+        self.numeric = None if numeric is None else numeric.build(slots.dense, slots.dim)
+        vectors += 0 if self.numeric is None else self.numeric.outputs
         self.interaction = components.interaction.build(self.dense_arch.outputs, vectors, slots.dim)
         self.deep = components.deep.build(self.interaction.outputs)
-        self.gates = components.gates and components.gates.build(slots.categorical, slots.dim, self.deep.outputs)
+        self.gates = None if gates is None else gates.build(slots.categorical, slots.dim, self.deep.outputs)
         self.experts = components.experts.build(self.deep.outputs, tasks)
         self.heads = components.heads.build(self.experts.outputs)
         self.branches = nn.ModuleList(

@@ -4,8 +4,9 @@ import logging
 import math
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,7 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.types import ParameterConstraints
+from torchrec.distributed.types import ShardedTensor
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -22,7 +24,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from smt.training.features import FIRST_VALUE_ROW, CategoricalFeature, FeatureSpec
 from smt.training.model import TemplateNet
 from smt.training.parallel import gather
-from smt.training.template import Template
+
+if TYPE_CHECKING:
+    from smt.training.template import Template
 
 # TorchRec asks torch.fx a question in the forward pass that torch warns of; nothing here could be changed.
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
@@ -30,42 +34,78 @@ logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 # Below this size of a batch's embeddings, one thread looks them up and updates them: fbgemm's CPU kernels start a
 # parallel region or more per table, which together take longer than this much work does.
 SERIAL_BYTES = 16 << 20
-# Tables are sharded as a whole or by rows: in data-parallel tables the optimizer would not be fused.
+# Tables are sharded as a whole or by rows. With an optimizer that fbgemm does not fuse on CPUs they are not sharded:
+# each process has a replica, made of torch's own modules, as fbgemm gives no dense gradients on CPUs.
 SHARDINGS = ["table_wise", "row_wise"]
+
+# (embeddings [B, F, dim] in the order of the spec's categorical features, the batch's ids) -> embeddings
+Transform = Callable[[Tensor, KeyedJaggedTensor], Tensor]
 
 
 class ScenarioModel(nn.Module):
-    """Tables and network. Slots without a feature are zeros, as they are in the template binary."""
+    """Tables and network. Slots without a feature are zeros, as they are in the template binary.
 
-    def __init__(self, template: Template, spec: FeatureSpec) -> None:
+    dims: of each categorical feature's table. Where it is not the template's dimension, a matrix of `projections`
+        [template's, table's] maps it there. transforms: what acts on the embeddings, in training only.
+    """
+
+    def __init__(self, template: "Template", spec: FeatureSpec, dims: list[int]) -> None:
         super().__init__()
+        dim = template.slots.dim
         self.ebc = EmbeddingBagCollection(
-            tables=[_table(i, feature, template) for i, feature in enumerate(spec.categorical)],
-            device=torch.device("meta"),
+            tables=[_table(i, *each, template) for i, each in enumerate(zip(spec.categorical, dims, strict=True))],
+            device=torch.device("meta" if template.recipe.embedding_optimizer.type == "rowwise_adagrad" else "cpu"),
         )
         self.net = TemplateNet(template)
-        self._shape = (template.slots.categorical, template.slots.dim)
+        self.projections = nn.ParameterDict(
+            {_name(i): nn.Parameter(torch.randn(dim, k) / math.sqrt(k)) for i, k in enumerate(dims) if k != dim}
+        )
+        self.transforms: list[Transform] = []
+        self._shape = (template.slots.categorical, dim)
         self._slots = {feature.name: feature.slot for feature in spec.categorical}
+        self._names = {feature.name: _name(i) for i, feature in enumerate(spec.categorical)}
+        self._dims = dict(zip(self._slots, dims, strict=True))
         self._order: Tensor | None = None
 
     def forward(self, dense: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
         """dense [B, D] float32, sparse with one key per categorical feature -> logits [B, T]."""
         slots, dim = self._shape
-        serial = dense.device.type == "cpu" and 4 * dim * len(self._slots) * len(dense) <= SERIAL_BYTES
+        serial = dense.device.type == "cpu" and 4 * sum(self._dims.values()) * len(dense) <= SERIAL_BYTES
         with threads(1) if serial else nullcontext():
             embedded = self.ebc(sparse)
             values = embedded.values()
         if serial and values.requires_grad:
             # Called when only the tables' backward is left; `ShardedModel.backward` sets the threads back.
             values.register_hook(lambda _: torch.set_num_threads(1))
+        # Sharding may have put the features into another order.
+        keys: list[str] = embedded.keys()
         if self._order is None:
-            # Sharding may have put the features into another order.
-            keys: list[str] = embedded.keys()
             self._order = torch.tensor([self._slots[key] for key in keys], device=values.device)
-        x = values.view(len(values), -1, dim)
+        x = self._projected(values, keys)
+        if self.training and self.transforms:
+            x = self._transformed(x, sparse, keys)
         pooled = x.new_zeros(len(values), slots, dim).index_copy(1, self._order, x)
         logits: Tensor = self.net(dense, pooled)
         return logits
+
+    def _projected(self, values: Tensor, keys: list[str]) -> Tensor:
+        """[B, sum of the tables' dims] -> [B, F, dim]."""
+        dim = self._shape[1]
+        if not self.projections:
+            return values.view(len(values), -1, dim)
+        parts = torch.split(values, [self._dims[key] for key in keys], dim=1)
+        projected = []
+        for key, part in zip(keys, parts, strict=True):
+            name = self._names[key]
+            projected.append(part @ self.projections[name].T if name in self.projections else part)
+        return torch.stack(projected, dim=1)
+
+    def _transformed(self, x: Tensor, sparse: KeyedJaggedTensor, keys: list[str]) -> Tensor:
+        to_spec = torch.tensor([keys.index(name) for name in self._slots], device=x.device)
+        y = x.index_select(1, to_spec)
+        for transform in self.transforms:
+            y = transform(y, sparse)
+        return y.index_select(1, torch.argsort(to_spec))
 
 
 @contextmanager
@@ -81,16 +121,25 @@ def threads(count: int | None = None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def _table(index: int, feature: CategoricalFeature, template: Template) -> EmbeddingBagConfig:
+def _table(index: int, feature: CategoricalFeature, dim: int, template: "Template") -> EmbeddingBagConfig:
     # Of one value, mean and sum are the same, but fbgemm's CPU kernel for means is several times slower.
     mean = feature.multi_valued and template.slots.pooling == "mean"
     return EmbeddingBagConfig(
         name=_name(index),
         num_embeddings=feature.rows,
-        embedding_dim=template.slots.dim,
+        embedding_dim=dim,
         feature_names=[feature.name],
         pooling=PoolingType.MEAN if mean else PoolingType.SUM,
     )
+
+
+def table_dims(template: "Template", spec: FeatureSpec) -> list[int]:
+    """The dimension in which each categorical feature's table is trained."""
+    dims = []
+    for feature in spec.categorical:
+        asked = [dim for each in template.techniques if (dim := each.table_dim(template, feature)) is not None]
+        dims.append(asked[-1] if asked else template.slots.dim)
+    return dims
 
 
 def _name(index: int) -> str:
@@ -113,26 +162,27 @@ def _quiet() -> Iterator[None]:
 
 
 class ShardedModel:
-    """A scenario's model under DistributedModelParallel, with row-wise Adagrad fused into the tables' backward.
+    """A scenario's model under DistributedModelParallel; row-wise Adagrad is fused into the tables' backward.
 
     The initial weights are a function of the recipe's seed and the features' names: they do not depend on the number
     of processes, and adding a feature leaves the tables of the others as they were.
     """
 
-    def __init__(self, template: Template, spec: FeatureSpec, device: torch.device) -> None:
+    def __init__(self, template: "Template", spec: FeatureSpec, device: torch.device) -> None:
         torch.manual_seed(template.recipe.seed)
-        model = ScenarioModel(template, spec)
+        self.dims = table_dims(template, spec)
+        model = ScenarioModel(template, spec, self.dims)
         self.spec = spec
         self.dim = template.slots.dim
         self.net = model.net.to(device)
+        self.projections = model.projections.to(device)
+        self.transforms = model.transforms
+        # Parameters of techniques, which serving does not have; they are trained with the dense weights.
+        self.extra: dict[str, nn.Parameter] = {}
         optimizer = template.recipe.embedding_optimizer
-        sharder = EmbeddingBagCollectionSharder(
-            fused_params={
-                "optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
-                "learning_rate": optimizer.lr,
-                "eps": 1e-8,
-            }
-        )
+        self._fused = optimizer.type == "rowwise_adagrad"
+        fused = {"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "learning_rate": optimizer.lr, "eps": 1e-8}
+        sharder = EmbeddingBagCollectionSharder(fused_params=fused)
         world = dist.get_world_size()
         names = [_name(i) for i in range(len(spec.categorical))]
         with _quiet():
@@ -140,13 +190,26 @@ class ShardedModel:
                 topology=Topology(world_size=world, compute_device=device.type),
                 constraints={name: ParameterConstraints(sharding_types=SHARDINGS) for name in names},
             )
-            plan = planner.collective_plan(model, [sharder], dist.GroupMember.WORLD)
+            sharders: list[Any] = [sharder] if self._fused else []
+            plan = planner.collective_plan(model, sharders, dist.GroupMember.WORLD)
             # With one process, averaging gradients over all of them would be copies for nothing.
             self.dmp = DistributedModelParallel(
-                model, device=device, plan=plan, sharders=[sharder], init_data_parallel=world > 1
+                model, device=device, plan=plan, sharders=sharders, init_data_parallel=world > 1
             )
         self.fused_optimizer = self.dmp.fused_optimizer
-        self._initialise(template)
+        self._seed = template.recipe.seed
+        self._initialise(0)
+
+    def dense_parameters(self) -> dict[str, nn.Parameter]:
+        """All that the dense optimizer trains, by name: the network, projections of tables, extras of techniques."""
+        projections = {f"projections.{name}": parameter for name, parameter in self.projections.items()}
+        return {**dict(self.net.named_parameters()), **projections, **self.extra}
+
+    def replicated_tables(self) -> dict[str, nn.Parameter]:
+        """The tables that have no fused optimizer, by name."""
+        if self._fused:
+            return {}
+        return {name: parameter for name, parameter in self.dmp.named_parameters() if ".embedding_bags." in name}
 
     def __call__(self, dense: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
         logits: Tensor = self.dmp(dense, sparse)
@@ -156,6 +219,12 @@ class ShardedModel:
         """Computes the gradients of the dense weights, and updates the tables."""
         with threads():
             loss.backward()  # type: ignore[no-untyped-call]
+        world = dist.get_world_size()
+        if world > 1:
+            for parameter in self.extra.values():
+                assert parameter.grad is not None
+                dist.all_reduce(parameter.grad)
+                parameter.grad.div_(world)
 
     def set_embedding_lr(self, lr: float) -> None:
         """Takes effect from the next backward on."""
@@ -163,30 +232,48 @@ class ShardedModel:
             group["lr"] = lr
         self.fused_optimizer.step()
 
-    def table_shards(self) -> Iterator[tuple[CategoricalFeature, list[tuple[int, Tensor]]]]:
-        """Of each table the ranges of rows that this process holds: (first row, [rows, dim])."""
+    def table_shards(self, gathering: bool = False) -> Iterator[tuple[CategoricalFeature, list[tuple[int, Tensor]]]]:
+        """Of each table the ranges of rows that this process holds: (first row, [rows, the table's dim])."""
         with _quiet():
             state = self.dmp.state_dict()
         for index, feature in enumerate(self.spec.categorical):
             sharded = state[f"ebc.embedding_bags.{_name(index)}.weight"]
+            if not isinstance(sharded, ShardedTensor):  # a replica
+                yield feature, [(0, sharded)] if dist.get_rank() == 0 or not gathering else []
+                continue
             yield feature, [(shard.metadata.shard_offsets[0], shard.tensor) for shard in sharded.local_shards()]
 
     def table(self) -> Tensor:
         """[table_rows, dim] float32 on the CPU: the tables in the spec's order. On ranks other than 0: zeros."""
         table = torch.zeros(self.spec.table_rows, self.dim)
-        for feature, shards in self.table_shards():
+        matrices = {feature.name: self.projections.get(_name(i)) for i, feature in enumerate(self.spec.categorical)}
+        for feature, shards in self.table_shards(gathering=True):
+            matrix = matrices[feature.name]
+            if matrix is not None:
+                shards = [(first, weights.detach() @ matrix.detach().T) for first, weights in shards]
             local = [(first, weights.detach().cpu()) for first, weights in shards]
             for first, weights in (shard for part in gather(local) for shard in part):
                 start = feature.first_row + first
                 table[start : start + len(weights)] = weights
         return table
 
-    def _initialise(self, template: Template) -> None:
+    def renew_tables(self, generation: int) -> None:
+        """Draws the tables anew, and lets their fused optimizer forget. Another generation draws other values."""
+        self._initialise(generation)
+        with _quiet():
+            for states in self.fused_optimizer.state_dict()["state"].values():
+                for state in states.values():
+                    shards = state.local_shards() if isinstance(state, ShardedTensor) else []
+                    for tensor in [shard.tensor for shard in shards] or [state]:
+                        tensor.zero_()
+
+    def _initialise(self, generation: int) -> None:
         """Uniform values; zeros in the rows for missing and unknown, as no training row may ever move them."""
-        for feature, shards in self.table_shards():
-            generator = torch.Generator().manual_seed(template.recipe.seed << 32 | zlib.crc32(feature.name.encode()))
+        for (feature, shards), dim in zip(self.table_shards(), self.dims, strict=True):
+            seed = self._seed << 32 | zlib.crc32(feature.name.encode())
+            generator = torch.Generator().manual_seed(seed ^ generation << 48)
             bound = 1 / math.sqrt(feature.rows)
-            weights = torch.empty(feature.rows, self.dim).uniform_(-bound, bound, generator=generator)
+            weights = torch.empty(feature.rows, dim).uniform_(-bound, bound, generator=generator)
             weights[:FIRST_VALUE_ROW] = 0
             for first, shard in shards:
                 shard.detach().copy_(weights[first : first + len(shard)])

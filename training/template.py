@@ -6,12 +6,18 @@ A template knows no data and no task: scenarios fill its slots. See docs/ARCHITE
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from smt.training.components.config import Components
 from smt.training.config import ConfigError, Problem, StrictModel, YamlDocument, load_yaml, validate
+from smt.training.techniques.technique import Technique, TechniqueError, by_name, union
+
+if TYPE_CHECKING:
+    AnyTechnique = Technique
+else:
+    AnyTechnique = union()
 
 NAME_PATTERN = r"^[a-z0-9_-]{1,64}$"
 Name = Annotated[
@@ -34,16 +40,21 @@ class Slots(StrictModel):
 class DenseOptimizer(StrictModel):
     """Optimizer of everything but the embedding tables."""
 
-    type: Literal["adam", "adamw"]
+    type: Literal["adam", "adamw", "cadam", "shampoo"]
     lr: Rate
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class EmbeddingOptimizer(StrictModel):
-    """Optimizer of the embedding tables, fused into their backward pass."""
+    """Optimizer of the embedding tables.
 
-    type: Literal["rowwise_adagrad"]
+    rowwise_adagrad is fused into their backward pass. adam is not: tables are then replicated instead of sharded, and
+    each step moves all of their rows.
+    """
+
+    type: Literal["rowwise_adagrad", "adam"]
     lr: Rate
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # of adam, decoupled
 
 
 class EarlyStopping(StrictModel):
@@ -87,6 +98,9 @@ class Template(StrictModel):
     components: Components
     recipe: Recipe
     capacity: Capacity
+    techniques: Annotated[
+        list[AnyTechnique], BeforeValidator(by_name), Field(description="a list of names, or mappings with a name")
+    ] = Field(default_factory=list)
 
     _document: YamlDocument = PrivateAttr()
 
@@ -110,15 +124,27 @@ def load_template(path: Path | str) -> Template:
     """Reads and checks a template.
 
     Raises:
-        ConfigError: every mistake in the file; among them components that do not fit each other, and a cost above
-            the capacity budget.
+        ConfigError: every mistake in the file; among them components that do not fit each other, techniques that
+            exclude each other, and a cost above the capacity budget.
     """
     document = load_yaml(Path(path))
     template = validate(document, Template)
     template._document = document
+    template = _with_techniques(template, document)
     problems = _mismatched(template, document) or _over_budget(template, document)
     if problems:
         raise ConfigError(problems)
+    return template
+
+
+def _with_techniques(template: Template, document: YamlDocument) -> Template:
+    techniques = template.techniques
+    template = template.model_copy(update={"techniques": []})
+    for i, technique in enumerate(techniques):
+        try:
+            template = technique.apply(template)
+        except TechniqueError as error:
+            raise document.fail(("techniques", i), str(error), "techniques that go together, each once") from error
     return template
 
 

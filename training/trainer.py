@@ -20,10 +20,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from smt.training import checkpoint
 from smt.training.checkpoint import CheckpointError
-from smt.training.data import Loader, Shard, fingerprint
+from smt.training.data import Batch, Loader, Shard, fingerprint
 from smt.training.display import Display
 from smt.training.features import FeatureSpec
 from smt.training.fit import Fitted, fit
+from smt.training.hooks import Hooks, Run
 from smt.training.metrics import TaskMetrics, evaluate, mean_ne
 from smt.training.model import slab_layout
 from smt.training.optimizer import dense_optimizer, lr_share
@@ -93,6 +94,8 @@ class _Training:
         self.display = display
         self.shard = Shard(dist.get_rank(), dist.get_world_size())
         self.weights = torch.tensor([task.weight for task in scenario.tasks], device=device)
+        techniques = [(each.label, each.hook()) for each in self.template.techniques]
+        self.hooks = Hooks([(name, hook) for name, hook in techniques if hook is not None])
         # Of the last validation, on rank 0: float32 [rows, tasks].
         self.predictions = np.empty((0, len(scenario.tasks)), dtype=np.float32)
 
@@ -109,9 +112,13 @@ class _Training:
         self.training = Loader(self.scenario, spec, "train", batch_size, shard=self.shard)
         self.validation = Loader(self.scenario, spec, "valid", EVALUATION_ROWS, shard=self.shard)
         self.model = ShardedModel(self.template, spec, self.device)
-        self.optimizer = dense_optimizer(self.model.net, self.template, len(self.scenario.tasks))
+        tasks = len(self.scenario.tasks)
+        self.hooks.begin(
+            Run(self.scenario, self.template, spec, self.model, self.device, tasks, lambda: self._predict(tasks))
+        )
+        self.optimizer = dense_optimizer(self.model, self.template, tasks)
         if found:
-            checkpoint.restore(found[0], self.model, self.optimizer)
+            checkpoint.restore(found[0], self.model, self.optimizer, self.hooks)
         share = -(-state.rows["train"] // self.shard.world)
         self.steps_per_epoch = -(-share // batch_size)
 
@@ -122,7 +129,7 @@ class _Training:
             self._epoch(state, stop, extending or state.epochs_completed >= state.planned_epochs)
             state.seconds += time.monotonic() - started
             started = time.monotonic()
-            checkpoint.save(self.paths.checkpoint, self.model, self.optimizer, state.to_json())
+            checkpoint.save(self.paths.checkpoint, self.model, self.optimizer, self.hooks, state.to_json())
         return self._result(state)
 
     # --- where to start ---
@@ -189,20 +196,19 @@ class _Training:
         started = time.monotonic()
         loss = self._train_epoch(state, number, stop)
         seconds = time.monotonic() - started
-        metrics, valid_rows = self._validate()
         state.epochs_completed = number
         state.trained_rows += state.rows["train"]
         state.training_seconds += seconds
-        state.rows["valid"] = valid_rows
-
-        ne = mean_ne(metrics)
-        better = ne is not None and (state.best_ne is None or ne < state.best_ne)
-        if better:
-            state.best_epoch, state.best_ne = number, ne
-        # Where no NE is defined there is no best epoch: the newest weights are the ones to keep.
-        if better or extension or ne is None:
-            self._export()
-            state.exported_epoch = number
+        with self.hooks.served():
+            metrics, state.rows["valid"] = self._validate()
+            ne = mean_ne(metrics)
+            better = ne is not None and (state.best_ne is None or ne < state.best_ne)
+            if better:
+                state.best_epoch, state.best_ne = number, ne
+            # Where no NE is defined there is no best epoch: the newest weights are the ones to keep.
+            if better or extension or ne is None:
+                self._export()
+                state.exported_epoch = number
         patience = self.recipe.early_stopping.patience if self.recipe.early_stopping else None
         if patience is not None and ne is not None and number - state.best_epoch >= patience:
             state.stopped = "early stopping"
@@ -226,12 +232,14 @@ class _Training:
             write_json(self.paths.result, self._describe(state).to_json())
 
     def _lr_share(self, state: Progress, step: int) -> float:
-        return lr_share(self.recipe.lr_decay, step, state.planned_epochs * self.steps_per_epoch)
+        steps = state.planned_epochs * self.steps_per_epoch
+        return self.hooks.lr_share(lr_share(self.recipe.lr_decay, step, steps), step, steps)
 
     def _train_epoch(self, state: Progress, number: int, stop: int) -> float:
         """Returns the mean training loss per row."""
         # Dropout draws from the global generator: seeded here, so that an epoch does not depend on those before it.
         torch.manual_seed((self.recipe.seed << 20) + (number << 8) + self.shard.rank)
+        self.hooks.epoch(number)
         self.model.dmp.train()
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         rows = 0
@@ -241,13 +249,14 @@ class _Training:
             for batch in (item.to(self.device) for item in in_lockstep(batches, self.training.padding)):
                 share = self._lr_share(state, state.steps)
                 for group in self.optimizer.param_groups:
-                    group["lr"] = self.recipe.dense_optimizer.lr * share
+                    group["lr"] = group["initial_lr"] * share
                 self.model.set_embedding_lr(self.recipe.embedding_optimizer.lr * share)
-                loss = self._loss(self.model(batch.dense, batch.sparse), batch.labels)
+                loss = self._loss(self.model(batch.dense, batch.sparse), batch)
                 self.optimizer.zero_grad(set_to_none=True)
                 self.model.backward(loss)
                 self.optimizer.step()
                 state.steps += 1
+                self.hooks.after_step(state.steps)
                 size = len(batch.labels)
                 rows += size
                 loss_sum += loss.detach().double() * size
@@ -272,16 +281,18 @@ class _Training:
             )
         return loss
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Weighted sum over tasks of the mean cross entropy of the rows that have the label.
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Weighted sum over tasks of the mean cross entropy of the rows that have the label, and what hooks make of it.
 
-        logits [B, at least T], labels [B, T] with NaN where there is none -> scalar.
+        logits [B, at least T], labels of the batch [B, T] with NaN where there is none -> scalar.
         """
+        labels = batch.labels
+        logits = logits[:, : labels.shape[1]]
         labelled = ~torch.isnan(labels)
-        target = torch.where(labelled, labels, 0.0)
-        entropy = binary_cross_entropy_with_logits(logits[:, : labels.shape[1]], target, reduction="none")
+        target = self.hooks.targets(torch.where(labelled, labels, 0.0), labelled, batch)
+        entropy = binary_cross_entropy_with_logits(logits, target, reduction="none")
         mean = (entropy * labelled).sum(dim=0) / labelled.sum(dim=0).clamp(min=1)
-        return (mean * self.weights).sum()
+        return self.hooks.loss(mean, self.weights, logits, labels)
 
     # --- validation and results ---
 

@@ -25,6 +25,7 @@ COMMANDS = [
     "new-scenario",
     "validate",
     "train",
+    "techniques",
     "compile",
     "publish",
     "registry",
@@ -83,6 +84,16 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     command = [sys.executable, "-c", program, *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_techniques_are_listed_with_their_conflicts() -> None:
+    listed = {row["name"]: row for row in reported("techniques")["techniques"]}
+    assert "swa" in listed["ema"]["conflicts"]
+    assert "ema" in listed["swa"]["conflicts"]
+    assert listed["ema"]["settings"] == {"decay": 0.999, "every": 8}
+    assert listed["ema"]["cost"] == "free"
+    shown = invoke("techniques").stdout
+    assert all(name in shown for name in listed)
 
 
 def test_version() -> None:

@@ -250,7 +250,7 @@ def test_a_binary_that_cannot_be_used_is_compiled_again(
     else:
         written = json.loads(manifest.read_text())
         manifest.write_text(json.dumps(written | {"kernel_abi": 7}))
-    monkeypatch.setattr(compile_module, "compile_package", lambda program, path: path.write_bytes(original))
+    monkeypatch.setattr(compile_module, "compile_package", lambda program, path, configs: path.write_bytes(original))
     monkeypatch.setattr(compile_module, "_write_onnx", lambda program, path: path.write_bytes(graph))
     again = compile_template(template, Registry(tmp_path))
     assert again.compiled
@@ -267,7 +267,7 @@ def test_a_wrong_binary_is_not_published(compiled: Compiled, tmp_path: Path, mon
     path.write_text(TEMPLATE_YAML.replace("pooling: mean", "pooling: sum"))
     package = Registry(folder).fetch_binary_file(info.manifest, "model.pt2", folder)
     graph = Registry(folder).fetch_binary_file(info.manifest, "model.onnx", folder)
-    monkeypatch.setattr(compile_module, "compile_package", lambda program, out: shutil.copy(package, out))
+    monkeypatch.setattr(compile_module, "compile_package", lambda program, out, configs: shutil.copy(package, out))
     monkeypatch.setattr(compile_module, "_write_onnx", lambda program, out: shutil.copy(graph, out))
     registry = Registry(tmp_path / "registry")
     with pytest.raises(CompileError, match=r"the aoti form differs from the reference by .* on \{'rows'"):

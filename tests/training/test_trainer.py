@@ -24,6 +24,7 @@ from smt.training.checkpoint import CheckpointError
 from smt.training.data import Loader
 from smt.training.features import FeatureSpec
 from smt.training.fit import raw_columns
+from smt.training.hooks import Hooks
 from smt.training.metrics import evaluate
 from smt.training.model import TemplateNet, serving_function, slab_layout
 from smt.training.reading import iter_batches
@@ -331,14 +332,15 @@ def test_multi_valued_sum_pooling(tmp_path: Path) -> None:
 def test_loss_counts_only_the_labels_that_are_there(tmp_path: Path) -> None:
     logits = torch.tensor([[0.5, -1.0, 9.0], [2.0, 3.0, 9.0], [-1.5, 0.0, 9.0]], requires_grad=True)
     labels = torch.tensor([[1.0, float("nan")], [0.0, 1.0], [float("nan"), float("nan")]])
-    training = SimpleNamespace(weights=torch.tensor([2.0, 0.5]))
-    loss = trainer._Training._loss(training, logits, labels)  # type: ignore[arg-type]
+    training = SimpleNamespace(weights=torch.tensor([2.0, 0.5]), hooks=Hooks([]))
+    loss = trainer._Training._loss(training, logits, SimpleNamespace(labels=labels))  # type: ignore[arg-type]
     loss.backward()  # type: ignore[no-untyped-call]
     first = (np.log1p(np.exp(-0.5)) + np.log1p(np.exp(2.0))) / 2
     assert loss.item() == pytest.approx(2 * first + 0.5 * np.log1p(np.exp(-3.0)), rel=1e-6)
     assert logits.grad is not None
     assert (logits.grad != 0).tolist() == [[True, False, False], [True, True, False], [False, False, False]]
-    none = trainer._Training._loss(training, logits, torch.full((3, 2), float("nan")))  # type: ignore[arg-type]
+    unlabelled = SimpleNamespace(labels=torch.full((3, 2), float("nan")))
+    none = trainer._Training._loss(training, logits, unlabelled)  # type: ignore[arg-type]
     assert none.item() == 0
 
 

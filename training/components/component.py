@@ -15,7 +15,7 @@ tile program is served through Inductor (serving/views.py).
 import importlib
 import pkgutil
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -95,6 +95,8 @@ class HeadsConfig(ComponentConfig):
 
     if TYPE_CHECKING:
         tasks: int
+        units: list[int]
+        activation: Activation
 
     def build(self, inputs: int) -> Component:
         raise NotImplementedError
@@ -130,7 +132,7 @@ def component(slot: str) -> Callable[[C], C]:
     """Registers a config under the value of its `type`; a name is taken once per slot."""
 
     def register(config: C) -> C:
-        [name] = config.model_fields["type"].annotation.__args__  # type: ignore[union-attr]
+        [name] = get_args(get_type_hints(config)["type"])
         if name in _REGISTRY[slot]:
             raise ValueError(f"component {name!r} of {slot} is there already: {_REGISTRY[slot][name]}")
         _REGISTRY[slot][name] = config

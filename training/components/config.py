@@ -4,22 +4,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from smt.training.components.component import (
-    BranchConfig,
-    ComponentConfig,
-    DenseConfig,
-    ExpertsConfig,
-    GatesConfig,
-    HeadsConfig,
-    InteractionConfig,
-    NumericConfig,
-    union,
-)
+from smt.training.components.component import ComponentConfig, union
 from smt.training.components.mlp import MlpConfig
 
 if TYPE_CHECKING:
-    Dense, Interaction, Experts, Heads = DenseConfig, InteractionConfig, ExpertsConfig, HeadsConfig
-    Numeric, Branch, Gates = NumericConfig, BranchConfig, GatesConfig
+    from smt.training.components.component import BranchConfig as Branch
+    from smt.training.components.component import DenseConfig as Dense
+    from smt.training.components.component import ExpertsConfig as Experts
+    from smt.training.components.component import GatesConfig as Gates
+    from smt.training.components.component import HeadsConfig as Heads
+    from smt.training.components.component import InteractionConfig as Interaction
+    from smt.training.components.component import NumericConfig as Numeric
 else:
     Dense, Interaction, Experts, Heads = union("dense"), union("interaction"), union("experts"), union("heads")
     Numeric, Branch, Gates = union("numeric"), union("branch"), union("gates")

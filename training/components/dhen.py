@@ -57,7 +57,7 @@ class _Layer(nn.Module):
 
     def flops(self) -> int:
         pairs = 2 * self.n * self.n * self.dim if "dot" in self.names else 0
-        maps: int = sum(part.flops() for part in self.maps.values())  # type: ignore[operator, misc]
+        maps: int = sum(part.flops() for part in self.maps.values())  # type: ignore[operator]
         return pairs + maps + self.dim * matrix_flops(*self.linear)
 
 
@@ -77,4 +77,4 @@ class Dhen(Component):
         return x.flatten(1)
 
     def flops(self) -> int:
-        return self.tokens.flops() + sum(layer.flops() for layer in self.layers)  # type: ignore[operator, misc]
+        return self.tokens.flops() + sum(layer.flops() for layer in self.layers)  # type: ignore[operator]

@@ -44,4 +44,4 @@ class Final(Component):
         return x
 
     def flops(self) -> int:
-        return sum(layer.flops() for layer in self.layers)  # type: ignore[operator, misc]
+        return sum(layer.flops() for layer in self.layers)  # type: ignore[operator]

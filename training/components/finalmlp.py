@@ -63,4 +63,5 @@ class FinalMlp(Component):
         return torch.cat([one, two, torch.einsum("bgi,gij,bgj->bg", *groups)], dim=1)
 
     def flops(self) -> int:
-        return sum(part.flops() for part in [*self.gates, *self.streams]) + matrix_flops(self.fusion)  # type: ignore[operator, misc]
+        stacks: int = sum(part.flops() for part in [*self.gates, *self.streams])
+        return stacks + matrix_flops(self.fusion)

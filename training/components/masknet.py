@@ -49,4 +49,4 @@ class MaskNet(Component):
         return torch.relu(torch.cat([norm(nn.functional.linear(mask(x) * normed, w)) for mask, w, norm in blocks], 1))
 
     def flops(self) -> int:
-        return sum(mask.flops() for mask in self.masks) + matrix_flops(*self.weight)  # type: ignore[operator, misc]
+        return sum(mask.flops() for mask in self.masks) + matrix_flops(*self.weight)  # type: ignore[operator]

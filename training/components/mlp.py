@@ -85,6 +85,9 @@ class Mlp(Component):
     def exported(self) -> dict[str, Tensor]:
         weights = {name: p for name, p in super().exported().items() if not name.startswith("batch_norm.")}
         for i, norm in enumerate(self.batch_norm):
+            assert isinstance(norm, nn.BatchNorm1d)
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()
             weights[f"weight.{i}"] = weights[f"weight.{i}"] * scale.unsqueeze(1)
             weights[f"bias.{i}"] = (weights[f"bias.{i}"] - norm.running_mean) * scale + norm.bias.detach()

@@ -84,4 +84,4 @@ class Ple(Component):
         return tasks
 
     def flops(self) -> int:
-        return sum(level.flops() for level in self.levels)  # type: ignore[operator, misc]
+        return sum(level.flops() for level in self.levels)  # type: ignore[operator]

@@ -60,10 +60,11 @@ class RankMixer(Component):
 
     def mix(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]: its own inverse."""
-        return x.unflatten(2, (self.tokens, -1)).transpose(1, 2).flatten(2)
+        heads = x.view(len(x), self.tokens, self.tokens, -1)
+        return heads.transpose(1, 2).flatten(2)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
-        x = nn.functional.pad(flat(dense, vectors), (0, self.padding)).unflatten(1, (self.tokens, -1))
+        x = nn.functional.pad(flat(dense, vectors), (0, self.padding)).view(len(dense), self.tokens, -1)
         x = torch.einsum("btp,tdp->btd", x, self.cut)
         layers = zip(self.up, self.up_bias, self.down, self.down_bias, self.mix_norm, self.norm, strict=True)
         for up, up_bias, down, down_bias, mix_norm, norm in layers:

@@ -78,4 +78,4 @@ class Wukong(Component):
         return x.flatten(1)
 
     def flops(self) -> int:
-        return self.tokens.flops() + sum(layer.flops() for layer in self.layers)  # type: ignore[operator, misc]
+        return self.tokens.flops() + sum(layer.flops() for layer in self.layers)  # type: ignore[operator]

@@ -1,0 +1,1 @@
+"""Optimizers of the dense weights that torch does not have."""

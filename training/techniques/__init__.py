@@ -1,0 +1,1 @@
+"""Techniques: named changes to a template, one module each; see technique.py."""
