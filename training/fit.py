@@ -42,7 +42,10 @@ from smt.training.statistics import Counts, Moments, Numbers, Quantiles, apply_l
 
 @dataclass(frozen=True)
 class Fitted:
-    """A FeatureSpec, the number of training rows it was fitted to, and what is odd about them."""
+    """A FeatureSpec, the number of training rows it was fitted to, and what is odd about them.
+
+    positives: of each task, the sum of its labels, rounded: of probabilities, how many positives they expect.
+    """
 
     spec: FeatureSpec
     rows: int
@@ -63,14 +66,14 @@ def fit(scenario: Scenario, on_batch: Callable[[int], None] | None = None) -> Fi
     fitters = [_Fitter(feature, scenario.template.recipe.seed) for feature in scenario.features]
     rows = 0
     labelled = np.zeros(len(scenario.tasks), dtype=np.int64)
-    positives = np.zeros(len(scenario.tasks), dtype=np.int64)
+    positives = np.zeros(len(scenario.tasks), dtype=np.float64)
     for batch in iter_batches(scenario, "train"):
         columns = raw_columns(scenario, batch)
         for fitter in fitters:
             fitter.update(columns[fitter.feature.input], batch.rows)
         rows += batch.rows
         labelled += (~np.isnan(batch.labels)).sum(axis=0)
-        positives += (batch.labels == 1).sum(axis=0)
+        positives += np.nansum(batch.labels, axis=0, dtype=np.float64)
         if on_batch:
             on_batch(batch.rows)
     if not rows:
@@ -89,7 +92,7 @@ def fit(scenario: Scenario, on_batch: Callable[[int], None] | None = None) -> Fi
         table_rows=first_row,
         features=features,
     )
-    return Fitted(spec, rows, labelled.tolist(), positives.tolist(), warnings)
+    return Fitted(spec, rows, labelled.tolist(), np.rint(positives).astype(np.int64).tolist(), warnings)
 
 
 def input_infos(scenario: Scenario) -> list[TransformInput]:

@@ -42,7 +42,8 @@ def single_input_aucs(scenario: Scenario, rows: int) -> tuple[list[SingleInput],
     """
     every = max(1, -(-rows // SAMPLE_ROWS))
     batches = list(iter_batches(scenario, "train", rank=0, world=every))
-    labels = np.concatenate([batch.labels for batch in batches])
+    # An AUC is of events: of probabilities, which training takes as well, the likelier class.
+    labels = np.rint(np.concatenate([batch.labels for batch in batches]))
     # Even rows give the label rates of the values, odd rows test them: a column of unique values then predicts
     # nothing, as it should.
     tested = np.arange(len(labels)) % 2 == 1

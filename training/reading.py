@@ -101,7 +101,7 @@ def iter_batches(
         seed: None reads in file order; otherwise row groups come in a random order, the same in every process.
 
     Raises:
-        ConfigError, DataError: see `pieces`; also for labels that are not 0 or 1.
+        ConfigError, DataError: see `pieces`; also for labels that are not 0 or 1, or in training between them.
     """
     order = pieces(scenario, split)
     if seed is not None:
@@ -116,7 +116,7 @@ def iter_batches(
                 selected = selected.take(pa.array(np.arange(first, selected.num_rows, world)))
             if selected.num_rows:
                 labels = np.stack(
-                    [label_values(scenario, task, piece.file, selected) for task in scenario.tasks], axis=1
+                    [label_values(scenario, task, piece.file, selected, split) for task in scenario.tasks], axis=1
                 )
                 yield RawBatch(_feature_columns(scenario, selected), labels)
 
@@ -144,22 +144,28 @@ def _filtered(scenario: Scenario, file: Path, batch: pa.RecordBatch) -> pa.Recor
         raise scenario.document.fail(("data", "filter"), f"{error.found} (data: {file})", error.allowed) from error
 
 
-def label_values(scenario: Scenario, task: Task, file: Path, batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
+def label_values(
+    scenario: Scenario, task: Task, file: Path, batch: pa.RecordBatch, split: Split
+) -> npt.NDArray[np.float32]:
     """[rows] float32: the task's label, NaN where it is missing.
 
+    Training takes any probability, as a teacher gives them; figures are of events, so validation takes 0 and 1 alone.
+
     Raises:
-        ConfigError: the label does not fit the columns, or its value is neither a truth value nor 0 or 1.
+        ConfigError: the label does not fit the columns, or its value is none that the split takes.
     """
     at = ("tasks", scenario.tasks.index(task), "label")
     try:
         value = task.label.evaluate(batch)
     except ExpressionError as error:
         raise scenario.document.fail(at, f"{error.found} (data: {file})", error.allowed) from error
-    allowed = "0 or 1, or a condition as in `rating > 3`"
+    numbers_allowed = "0 to 1" if split == "train" else "0 or 1 (probabilities are for data.train)"
+    allowed = f"{numbers_allowed}, or a condition as in `rating > 3`"
     if not (pa.types.is_boolean(value.type) or pa.types.is_integer(value.type) or pa.types.is_floating(value.type)):
         raise scenario.document.fail(at, f"labels of type {value.type} (data: {file})", allowed)
     numbers = pc.fill_null(pc.cast(value, pa.float32()), float("nan")).to_numpy(zero_copy_only=False)
-    wrong = ~((numbers == 0) | (numbers == 1) | np.isnan(numbers))
+    taken = (numbers >= 0) & (numbers <= 1) if split == "train" else (numbers == 0) | (numbers == 1)
+    wrong = ~(taken | np.isnan(numbers))
     if wrong.any():
         raise scenario.document.fail(at, f"the label {numbers[wrong][0]:g} (data: {file})", allowed)
     return np.asarray(numbers, dtype=np.float32)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from smt.training.config import ConfigError
 from smt.training.data import Batch, Loader, Shard
 from smt.training.fit import fit
 from smt.training.prefetch import Prefetch
@@ -134,6 +137,38 @@ def test_filter_and_labels(tmp_path: Path) -> None:
     expected = [x for x, kept in zip(raw["clicked"].to_pylist(), keep, strict=True) if kept]
     assert labels[:, 0].tolist() == expected
     assert batches[0].columns.schema.names == ["price", "age", "country", "user", "genres"]
+
+
+def soft(rows: int, seed: int) -> dict[str, Any]:
+    """Rows whose first label is a probability."""
+    columns = synthetic(rows, seed)
+    chances = np.random.default_rng(seed).beta(0.5, 1.5, rows).astype(np.float32)
+    return {**columns, "clicked": pa.array(chances)}
+
+
+def test_training_takes_probabilities_as_labels(tmp_path: Path) -> None:
+    changes = {"label: clicked == 1": "label: clicked"}
+    scenario = make_scenario(tmp_path, changes, train=soft(500, 1), valid=200)
+    labels = np.concatenate([batch.labels for batch in iter_batches(scenario, "train")])
+    assert labels[:, 0].tolist() == soft(500, 1)["clicked"].to_pylist()
+    fitted = fit(scenario)
+    assert fitted.positives[0] == round(float(labels[:, 0].sum(dtype=np.float64)))
+    assert 50 < fitted.positives[0] < 250
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01])
+def test_training_takes_no_other_numbers(tmp_path: Path, value: float) -> None:
+    columns = soft(100, 1)
+    columns["clicked"] = pa.array([value, *columns["clicked"].to_pylist()[1:]], pa.float32())
+    scenario = make_scenario(tmp_path, {"label: clicked == 1": "label: clicked"}, train=columns, valid=100)
+    with pytest.raises(ConfigError, match=rf"tasks\[0\].label: found the label {value} .*allowed: 0 to 1, or"):
+        list(iter_batches(scenario, "train"))
+
+
+def test_validation_takes_events_alone(tmp_path: Path) -> None:
+    scenario = make_scenario(tmp_path, {"label: clicked == 1": "label: clicked"}, train=100, valid=soft(100, 1))
+    with pytest.raises(ConfigError, match=r"the label 0\.\d+ .*allowed: 0 or 1 \(probabilities are for data.train\)"):
+        list(iter_batches(scenario, "valid"))
 
 
 def test_prefetch_gives_items_in_order_and_then_the_error() -> None:

@@ -154,6 +154,16 @@ def test_leaks(tmp_path: Path, kind: str, column: str | None) -> None:
         assert "on a sample of 2000 training rows" in error
 
 
+def test_a_teachers_probabilities_are_sound_training_labels(tmp_path: Path) -> None:
+    train = synthetic(3000, 1)
+    train["clicked"] = pa.array([0.1 + 0.8 * clicked for clicked in train["clicked"].to_pylist()])
+    changes = {"label: clicked == 1": "label: clicked"}
+    report = without_errors(validate_scenario(make_scenario(tmp_path, changes, train=train)))
+    (click, _) = report.tasks
+    hard = sum(synthetic(3000, 1)["clicked"].to_pylist())
+    assert click.positives["train"] == round(0.1 * 3000 + 0.8 * hard)
+
+
 # --- scaffolding ---
 
 

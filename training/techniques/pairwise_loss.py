@@ -35,7 +35,7 @@ class _Pairwise(Hook):
         return losses + self.config.weight * torch.stack([self._rank(*task) for task in zip(logits.T, labels.T)])  # noqa: B905
 
     def _rank(self, logits: Tensor, labels: Tensor) -> Tensor:
-        positive, negative = logits[labels == 1], logits[labels == 0]
+        positive, negative = logits[labels > 0.5], logits[labels <= 0.5]
         if not len(positive) or not len(negative):
             return logits.new_zeros(())
         drawn = torch.randint(len(negative), (len(positive), self.config.negatives), device=logits.device)

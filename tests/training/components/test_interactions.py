@@ -82,6 +82,11 @@ def finalmlp(dense: Tensor, vectors: Tensor, w: Weights) -> Tensor:
     return torch.cat([one, two, torch.stack(fused)])
 
 
+def inner_product(dense: Tensor, vectors: Tensor, w: Weights) -> Tensor:
+    pairs = [vectors[i] @ vectors[j] for i in range(SLOTS) for j in range(i)]
+    return torch.cat([dense, *vectors, torch.stack(pairs)])
+
+
 def masknet(dense: Tensor, vectors: Tensor, w: Weights) -> Tensor:
     x = torch.cat([dense, *vectors])
     normed = torch.cat([dense, *(layer_norm(v, w, "embedding_norm") for v in vectors)])
@@ -131,6 +136,7 @@ BY_HAND: dict[str, Callable[[Tensor, Tensor, Weights], Tensor]] = {
     "dhen": dhen,
     "final": final,
     "finalmlp": finalmlp,
+    "inner_product": inner_product,
     "masknet": masknet,
     "rankmixer": rankmixer,
     "wukong": wukong,
@@ -142,7 +148,7 @@ def test_interactions_compute_their_formula(name: str) -> None:
     module = build(name)
     weights = {key: value.detach() for key, value in module.named_parameters()}
     dense, vectors = rows(5)
-    found = module(dense, vectors)
+    found = module(dense, vectors.requires_grad_())  # some interactions have no parameters
     assert found.shape == (5, module.outputs)
     expected = torch.stack([BY_HAND[name](d, v, weights) for d, v in zip(dense, vectors, strict=True)])
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)

@@ -9,6 +9,7 @@ INTERACTIONS: dict[str, dict[str, object]] = {
     "dhen": {"layers": 2, "modules": ["dot", "linear", "cross", "mlp"], "hidden": 6},
     "final": {"units": [12, 8]},
     "finalmlp": {"first": [12, 8], "second": [6], "groups": 2, "gates": 5},
+    "inner_product": {},
     "masknet": {"blocks": 2, "units": 6, "hidden": 5},
     "rankmixer": {"layers": 2, "tokens": 4, "dim": 8, "hidden": 12},
     "wukong": {"layers": 2, "fm": 3, "linear": 2, "rank": 4, "units": [8]},

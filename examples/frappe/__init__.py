@@ -1,0 +1,1 @@
+"""Frappe: which app a person uses in a context."""
