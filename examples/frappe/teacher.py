@@ -48,15 +48,19 @@ _BATCH = 100_000  # rows whose features are in memory at a time
 
 @dataclass(frozen=True)
 class Settings:
-    """What the teacher is and what it labels, beside all training rows: numbers of apps drawn for each positive."""
+    """What the teacher is, and what it labels: training rows `repeats` times, and apps drawn for each positive.
+
+    Validation rows are of the kind of the training rows, which would be a minority if they were not repeated.
+    """
 
     seed: int = 1
     folds: int = 10
     models: int = 2
     max_trees: int = 1500
     patience: int = 60
-    unused: int = 2
-    likely: int = 3
+    repeats: int = 2
+    unused: int = 3
+    likely: int = 4
     threads: int = 1
 
 
@@ -112,11 +116,11 @@ def _training_set(train: Labelled, folds: int, rng: np.random.Generator) -> tupl
 
 
 def labelled_rows(teacher: Teacher, train: Labelled, settings: Settings) -> Labelled:
-    """All training rows and the drawn ones, shuffled, with the teacher's labels."""
+    """Training rows, repeated, and drawn ones, shuffled, with the teacher's labels."""
     rng = np.random.default_rng((settings.seed, 1))
     positives = teacher.statistics.positives
     drawn = [unused_apps(positives, settings.unused, rng), likely_apps(teacher.statistics, settings.likely, rng)]
-    rows = rng.permutation(np.concatenate([train.rows, *drawn]))
+    rows = rng.permutation(np.concatenate([*[train.rows] * settings.repeats, *drawn]))
     return Labelled(rows, teacher(rows))
 
 

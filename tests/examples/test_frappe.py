@@ -1,5 +1,6 @@
 """The Frappe example: its statistics against loops over the log, what its teacher may not see, and real rows."""
 
+import json
 import math
 import os
 from pathlib import Path
@@ -7,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from examples.frappe import statistics as statistics_module
+from bench.result import Result
 from examples.frappe.candidates import likely_apps, unused_apps
+from examples.frappe.evaluate import FOLDER, evaluate
 from examples.frappe.rows import FIELDS, FILES, ITEM, SIZES, USER, Labelled, Rows, read, write
 from examples.frappe.statistics import NAMES, Statistics, out_of_fold
 from examples.frappe.teacher import Settings, fit_teacher, labelled_rows
+from smt.training.scenario import load_scenario
 
 USERS, ITEMS = 12, 15
 
@@ -22,7 +25,6 @@ def _small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     if "real" not in request.node.name:
         monkeypatch.setitem(SIZES, "user", USERS)
         monkeypatch.setitem(SIZES, "item", ITEMS)
-        monkeypatch.setattr(statistics_module, "RANKS", (8, 32))
 
 
 def log(rows: int, seed: int) -> Rows:
@@ -174,6 +176,30 @@ def test_ids_of_another_field_are_refused(tmp_path: Path) -> None:
         read(tmp_path / "rows.parquet")
 
 
+def test_the_test_split_is_scored_as_training_scores_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows as both splits, so that two ways of scoring them can be compared; two seeds, two models."""
+    labels = (log(600, 5)[:, ITEM] < ITEMS // 3).astype(np.float32)
+    for name in ("valid", "test"):
+        write(tmp_path / f"{name}.parquet", Labelled(log(600, 5), labels))
+    write(tmp_path / "train.parquet", Labelled(log(600, 5), 0.1 + 0.8 * labels))
+    (tmp_path / "teacher.json").write_text(json.dumps({"settings": {}, "valid": {}}))
+    monkeypatch.setenv("FRAPPE_OUTPUT", str(tmp_path))
+    result = Result("quality_frappe")
+    evaluate(load_scenario(FOLDER / "app_usage.yaml"), tmp_path, tmp_path / "runs", [1, 2], result)
+    for row in result.results:
+        for figure in ("auc", "logloss", "ne"):
+            assert row[f"test_{figure}"] == pytest.approx(row[f"valid_{figure}"], rel=1e-5)
+    losses = [row["test_logloss"] for row in result.results]
+    assert losses[0] != losses[1]
+    assert result.extra["mean"]["test_logloss"] == pytest.approx(np.mean(losses))
+    assert [target["value"] for target in result.targets] == [
+        result.extra["mean"][f"test_{f}"] for f in ("auc", "logloss")
+    ]
+    assert "re-drawn" in result.extra["statement"]
+
+
 @pytest.fixture
 def real_data() -> Path:
     folder = Path(os.environ.get("SMT_DATA", "")) / "frappe_x1"
@@ -187,10 +213,10 @@ def test_real_rows_teach_a_small_teacher(real_data: Path) -> None:
     train, valid = (read(real_data / FILES[name]) for name in ("train", "valid"))
     train = Labelled(train.rows[::20], train.labels[::20].copy())
     valid = Labelled(valid.rows[::10], valid.labels[::10].copy())
-    settings = Settings(folds=2, models=1, max_trees=10, unused=1, likely=1)
+    settings = Settings(folds=2, models=1, max_trees=10, repeats=3, unused=1, likely=1)
     teacher = fit_teacher(train, valid, settings)
     scores = teacher(valid.rows)
     assert scores[valid.labels == 1].mean() > scores[valid.labels == 0].mean() + 0.05
     labelled = labelled_rows(teacher, train, settings)
-    assert len(labelled.rows) == len(train.rows) + 2 * len(train.positives)
+    assert len(labelled.rows) == 3 * len(train.rows) + 2 * len(train.positives)
     assert 0 <= labelled.labels.min() < 0.3 < 0.4 < labelled.labels.max() <= 1
