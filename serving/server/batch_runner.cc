@@ -35,7 +35,9 @@ void BatchRunner::transform(std::span<const Part> parts) {
     const LoadedSnapshot& snapshot = *part.work->snapshot;
     if (i > 0 && slot(part) != slot(parts[i - 1])) batch_.pad(-batch_.rows & (cpu::kRowBlock - 1));
     first_row_.push_back(batch_.rows);
+    size_t first_id = batch_.ids.size();
     snapshot.features.append(part.work->columns, part.first, part.rows, batch_);
+    snapshot.resolve(std::span(batch_.ids).subspan(first_id));
     block_slot_.resize(static_cast<size_t>((batch_.rows + cpu::kRowBlock - 1) / cpu::kRowBlock), slot(part));
   }
 }

@@ -18,6 +18,9 @@ constexpr int64_t kMaxSlots = 1 << 16;
 constexpr int64_t kMaxTasks = 1024;
 constexpr size_t kMaxProgram = size_t{1} << 16;
 constexpr int64_t kBinaryFormat = 2;
+// Of snapshots: 1 is whole, 2 is a delta.
+constexpr int64_t kSnapshotFormats = 2;
+constexpr int64_t kDeltaFormat = 2;
 
 FileEntry file_entry(const Fields& files, const std::string& name) {
   Fields entry = files.object(name);
@@ -159,7 +162,7 @@ double parse_time(const std::string& text) {
 SnapshotManifest parse_snapshot_manifest(std::string_view json, const std::string& file) {
   nlohmann::json parsed = parse_json(json, file);
   Fields fields(parsed, file);
-  fields.integer("format", 1, 1);
+  const bool delta = fields.integer("format", 1, kSnapshotFormats) == kDeltaFormat;
   SnapshotManifest manifest;
   manifest.scenario = fields.name("scenario");
   manifest.version = fields.version("version");
@@ -169,7 +172,13 @@ SnapshotManifest parse_snapshot_manifest(std::string_view json, const std::strin
   manifest.tasks = tasks_of(fields);
   fields.object("features");  // must be an object; the rest is the FeatureSpec's own business
   manifest.features_json = fields.value("features").dump();
-  manifest.weights = file_entry(fields.object("files"), "weights.safetensors");
+  if (delta) {
+    manifest.base = fields.version("base");
+    manifest.chain = fields.integer("chain", 1, kMaxChain);
+  } else if (parsed.contains("base")) {
+    fields.fail("base", &fields.value("base"), "none in format 1; deltas have format 2");
+  }
+  manifest.weights = file_entry(fields.object("files"), delta ? "delta.safetensors" : "weights.safetensors");
   if (parsed.contains("lineage")) {
     fields.object("lineage");
     const nlohmann::json& lineage = parsed["lineage"];

@@ -28,6 +28,9 @@ struct Task {
   int64_t head = 0;
 };
 
+// Deltas, one on another, that a version may be made of; publishers stop long before.
+inline constexpr int64_t kMaxChain = 64;
+
 struct SnapshotManifest {
   std::string scenario;
   std::string version;
@@ -36,7 +39,9 @@ struct SnapshotManifest {
   int64_t dim = 0;
   std::vector<Task> tasks;
   std::string features_json;  // the FeatureSpec document; smt::transform::FeatureSpec parses it
-  FileEntry weights;
+  std::string base;   // the version that this one is a delta on; empty: it is whole
+  int64_t chain = 0;  // deltas from here down to a whole version, this one included; 0: it is whole
+  FileEntry weights;  // weights.safetensors; of a delta delta.safetensors
   double created = 0;  // seconds since the epoch (lineage.created); 0 when absent
 };
 

@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "manifest.h"
+#include "row_overlay.h"
 #include "template_binary.h"
 #include "transform.h"
 
@@ -18,6 +20,10 @@ namespace smt::server {
 //
 // Invariants: tasks' heads < binary's tasks; weights are of the binary's arena, and they and features have the sizes
 // that it expects; every row that features can produce lies inside the table; all weights are finite.
+//
+// A version that was published as a delta and loaded while a version that it is built on was here has an overlay: the
+// rows that changed lie apart, and its slot is over the other's table, which lives as long as the last version that
+// reads it.
 struct LoadedSnapshot {
   std::string scenario;
   std::string version;
@@ -27,9 +33,16 @@ struct LoadedSnapshot {
   double created = 0;  // seconds since the epoch, 0 if the manifest does not say
   transform::FeatureSpec features;
   std::shared_ptr<const TemplateBinary> binary;
-  WeightSlot weights;  // the dense weights, packed, and the table: what freeing this snapshot gives back
+  WeightSlot weights;                         // the dense weights, packed, and the table
+  std::unique_ptr<const RowOverlay> overlay;  // null: every row is in the table
 
-  int64_t weight_bytes() const { return weights.bytes(); }
+  int64_t table_rows() const { return overlay ? overlay->table_rows() : weights.table_rows(); }
+  // Makes rows of this version's table, which its features gave, what its slot takes.
+  void resolve(std::span<int64_t> ids) const noexcept {
+    if (overlay) overlay->resolve(ids);
+  }
+  // Of everything that it reads, also what it shares with other versions.
+  int64_t weight_bytes() const { return weights.bytes() + (overlay ? overlay->bytes() : 0); }
 };
 
 }  // namespace smt::server

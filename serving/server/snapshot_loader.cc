@@ -4,53 +4,33 @@
 #include <cmath>
 #include <memory>
 
+#include "chain_weights.h"
 #include "file_io.h"
 #include "names.h"
 #include "refusal.h"
-#include "sha256.h"
-#include "weights_file.h"
+#include "snapshot_chain.h"
 
 namespace smt::server {
 namespace {
 
-namespace fs = std::filesystem;
-
-SnapshotManifest read_manifest(const Registry& registry, const fs::path& dir, const std::string& scenario,
-                               const std::string& version) {
-  fs::path path = dir / "manifest.json";
-  fs::path checksum_path = dir / "manifest.sha256";
-  std::string shown = registry.shown(path);
-  std::string text = read_text(path, shown, kMaxManifestBytes);
-  std::string checksum = read_text(checksum_path, registry.shown(checksum_path), 1024);
-  while (!checksum.empty() && (checksum.back() == '\n' || checksum.back() == '\r')) checksum.pop_back();
-  if (std::string found = sha256_hex(text); found != checksum) {
-    throw Refused(Reason::kChecksum, shown + ": sha256 is " + found + "; manifest.sha256 says " + quote(checksum));
-  }
-  SnapshotManifest manifest = parse_snapshot_manifest(text, shown);
-  if (manifest.scenario != scenario || manifest.version != version) {
-    throw Refused(Reason::kManifest, shown + ": is of " + manifest.scenario + "/" + manifest.version +
-                                         "; its place says " + scenario + "/" + version);
-  }
-  return manifest;
-}
-
-void expect(Reason reason, int64_t found, int64_t expected, const std::string& shown, const std::string& what) {
+void expect(Reason reason, int64_t found, int64_t expected, const std::string& shown, const std::string& field) {
   if (found == expected) return;
-  throw Refused(reason,
-                shown + ": " + what + ": found " + std::to_string(found) + "; expected " + std::to_string(expected));
+  throw Refused(reason, shown + ": field '" + field + "': found " + std::to_string(found) + "; expected " +
+                            std::to_string(expected));
 }
 
-transform::FeatureSpec parse_features(const SnapshotManifest& manifest, const BinaryManifest& binary,
-                                      const std::string& shown) {
-  try {
-    auto features = transform::FeatureSpec::parse(manifest.features_json);
-    expect(Reason::kFeatures, features.dense_slots(), binary.dense_slots, shown, "field 'features.dense_slots'");
-    expect(Reason::kFeatures, features.categorical_slots(), binary.categorical_slots, shown,
-           "field 'features.categorical_slots'");
-    return features;
-  } catch (const transform::SpecError& error) {
-    throw Refused(Reason::kFeatures, shown + ": field 'features': " + shortened(error.what(), 500));
+void check_fits(const ChainLink& link, const BinaryManifest& abi, const std::string& shown) {
+  const SnapshotManifest& manifest = link.manifest;
+  expect(Reason::kAbi, manifest.dim, abi.dim, shown, "dim");
+  for (size_t i = 0; i < manifest.tasks.size(); ++i) {
+    if (manifest.tasks[i].head < abi.tasks) continue;
+    throw Refused(Reason::kAbi, shown + ": field 'tasks[" + std::to_string(i) + "].head': found " +
+                                    std::to_string(manifest.tasks[i].head) + "; expected 0.." +
+                                    std::to_string(abi.tasks - 1) + ", the template's heads");
   }
+  expect(Reason::kFeatures, link.features.dense_slots(), abi.dense_slots, shown, "features.dense_slots");
+  expect(Reason::kFeatures, link.features.categorical_slots(), abi.categorical_slots, shown,
+         "features.categorical_slots");
 }
 
 // One row whose bags hold nothing and the first table rows: the smallest input that touches all of the code.
@@ -69,7 +49,9 @@ void probe(const LoadedSnapshot& snapshot, const std::string& shown) {
   std::vector<float> scores;
   try {
     const int32_t slot = snapshot.weights.index();
-    snapshot.binary->run({&slot, 1}, trial_batch(binary, snapshot.weights.table_rows()), scores);
+    transform::Batch batch = trial_batch(binary, snapshot.table_rows());
+    snapshot.resolve(batch.ids);
+    snapshot.binary->run({&slot, 1}, batch, scores);
   } catch (const std::exception& error) {
     throw Refused(Reason::kProbe, shown + ": a trial row failed: " + shortened(error.what(), 500));
   }
@@ -81,79 +63,58 @@ void probe(const LoadedSnapshot& snapshot, const std::string& shown) {
   }
 }
 
-// The table goes from the file into its place in the arena; of the dense weights only the packed form stays.
-WeightSlot load_weights(const fs::path& path, const std::string& shown, const FileEntry& file,
-                        const TemplateBinary& binary, int64_t table_rows, std::stop_token stop) {
-  const BinaryManifest& abi = binary.manifest();
-  const auto elements = static_cast<size_t>(abi.slab_elements);
-  // On the heap, which keeps such a block from load to load: clearing fresh pages takes as long as hashing them.
-  std::unique_ptr<float[]> slab;
-  WeightSlot slot;
-  auto place = [&](const WeightShapes& found) -> WeightPlaces {
-    expect(Reason::kWeights, found.slab_elements, abi.slab_elements, shown, "elements of tensor 'slab'");
-    expect(Reason::kWeights, found.dim, abi.dim, shown, "columns of tensor 'table'");
-    expect(Reason::kWeights, found.table_rows, table_rows, shown, "rows of tensor 'table'");
-    slab = std::make_unique_for_overwrite<float[]>(elements);
-    try {
-      slot = binary.allocate(found.table_rows);
-    } catch (const ArenaError& error) {
-      throw Refused(Reason::kIo, shown + ": " + error.what());
-    }
-    return {{slab.get(), elements}, slot.table()};
-  };
-  read_weights(path, shown, file, place, std::move(stop));
-  binary.pack({slab.get(), elements}, slot);
-  return slot;
+}  // namespace
+
+std::shared_ptr<const LoadedSnapshot> SnapshotLoader::resident(const std::string& scenario, const std::string& version,
+                                                               const TemplateBinary* binary) const {
+  auto found = loaded_.find({scenario, version});
+  auto snapshot = found == loaded_.end() ? nullptr : found->second.lock();
+  return snapshot && snapshot->binary.get() == binary ? snapshot : nullptr;
 }
 
-std::shared_ptr<const LoadedSnapshot> load_verified(const Registry& registry, BinaryCache& binaries,
-                                                    const std::string& scenario, const std::string& version,
-                                                    TouchedFiles& touched, std::stop_token stop,
-                                                    const AdmitFunction& admit) {
-  fs::path dir = registry.snapshot_dir(scenario, version);
-  fs::path weights_path = dir / "weights.safetensors";
-  for (const fs::path& path : {dir / "manifest.json", dir / "manifest.sha256", weights_path}) touched.add(path);
-  SnapshotManifest manifest = read_manifest(registry, dir, scenario, version);
-  std::string shown = registry.shown(dir / "manifest.json");
+std::shared_ptr<const LoadedSnapshot> SnapshotLoader::load_verified(const std::string& scenario,
+                                                                    const std::string& version, TouchedFiles& touched,
+                                                                    std::stop_token stop, const AdmitFunction& admit) {
+  std::vector<ChainLink> chain = read_chain(registry_, scenario, version, touched);
+  const SnapshotManifest& manifest = chain.front().manifest;
+  auto binary = binaries_.get(manifest.source.name, manifest.abi_hash, touched);
+  std::filesystem::path dir = registry_.snapshot_dir(scenario, version);
+  check_fits(chain.front(), binary->manifest(), registry_.shown(dir / "manifest.json"));
 
-  auto binary = binaries.get(manifest.source.name, manifest.abi_hash, touched);
-  const BinaryManifest& abi = binary->manifest();
-  expect(Reason::kAbi, manifest.dim, abi.dim, shown, "field 'dim'");
-  for (size_t i = 0; i < manifest.tasks.size(); ++i) {
-    if (manifest.tasks[i].head < abi.tasks) continue;
-    throw Refused(Reason::kAbi, shown + ": field 'tasks[" + std::to_string(i) + "].head': found " +
-                                    std::to_string(manifest.tasks[i].head) + "; expected 0.." +
-                                    std::to_string(abi.tasks - 1) + ", the template's heads");
+  // The nearest version beneath that is here: only the deltas above it are read.
+  std::shared_ptr<const LoadedSnapshot> below;
+  size_t deltas = 0;
+  while (!below && ++deltas < chain.size()) {
+    below = resident(scenario, chain[deltas].manifest.version, binary.get());
   }
-  transform::FeatureSpec features = parse_features(manifest, abi, shown);
-
-  // The binary's smallest table has two rows, also for a scenario without categorical features.
-  const int64_t table_rows = std::max<int64_t>(features.table_rows(), 2);
-  constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
-  admit(abi.packed_bytes + table_rows * abi.dim * kFloat, abi.slab_elements * kFloat);
-  WeightSlot weights =
-      load_weights(weights_path, registry.shown(weights_path), manifest.weights, *binary, table_rows, std::move(stop));
+  LoadBytes bytes =
+      below ? bytes_of_deltas(std::span(chain).first(deltas), *below) : bytes_of_whole(chain, binary->manifest());
+  admit(bytes.resident, bytes.passing);
+  ChainWeights weights = below ? read_deltas(registry_, std::span(chain).first(deltas), *below, std::move(stop))
+                               : read_whole(registry_, chain, *binary, std::move(stop));
 
   LoadedSnapshot snapshot{.scenario = scenario,
                           .version = version,
                           .source = manifest.source,
                           .abi_hash = manifest.abi_hash,
-                          .tasks = std::move(manifest.tasks),
+                          .tasks = manifest.tasks,
                           .created = manifest.created,
-                          .features = std::move(features),
+                          .features = std::move(chain.front().features),
                           .binary = std::move(binary),
-                          .weights = std::move(weights)};
-  probe(snapshot, registry.shown(dir));
+                          .weights = std::move(weights.slot),
+                          .overlay = std::move(weights.overlay)};
+  probe(snapshot, registry_.shown(dir));
   return std::make_shared<const LoadedSnapshot>(std::move(snapshot));
 }
 
-}  // namespace
-
 std::shared_ptr<const LoadedSnapshot> SnapshotLoader::load(const std::string& scenario, const std::string& version,
                                                            TouchedFiles& touched, std::stop_token stop,
-                                                           const AdmitFunction& admit) const {
+                                                           const AdmitFunction& admit) {
   try {
-    return load_verified(registry_, binaries_, scenario, version, touched, std::move(stop), admit);
+    auto snapshot = load_verified(scenario, version, touched, std::move(stop), admit);
+    std::erase_if(loaded_, [](const auto& entry) { return entry.second.expired(); });
+    loaded_.insert_or_assign({scenario, version}, snapshot);
+    return snapshot;
   } catch (const Refused&) {
     throw;
   } catch (const std::exception& error) {  // out of memory, a library's own error: refuse, do not fall

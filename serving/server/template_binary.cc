@@ -99,6 +99,10 @@ TemplateBinary::~TemplateBinary() = default;
 
 WeightSlot TemplateBinary::allocate(int64_t table_rows) const { return {arena_, table_rows}; }
 
+std::shared_ptr<PoolRange> TemplateBinary::allocate_rows(int64_t rows) const {
+  return std::make_shared<PoolRange>(arena_, rows);
+}
+
 void TemplateBinary::pack(std::span<const float> slab, WeightSlot& slot) const {
   if (program_ != nullptr) return program_->pack(slab, slot.packed().data());
   std::span<std::byte> bytes = slot.packed();

@@ -40,14 +40,18 @@ class TemplateBinary {
   // when it is written to. Throws ArenaError, std::bad_alloc.
   WeightSlot allocate(int64_t table_rows) const;
 
+  // Rows of the pool alone, for what a delta changes. Throws as allocate().
+  std::shared_ptr<PoolRange> allocate_rows(int64_t rows) const;
+
   // Fills `slot`, which allocate() made, with a snapshot's dense weights [slab_elements] in the form that the binary
   // reads. Takes milliseconds for each megabyte: once, when a snapshot is loaded, never on a serving thread.
   // Throws std::invalid_argument when the slab is shorter than what the binary reads.
   void pack(std::span<const float> slab, WeightSlot& slot) const;
 
-  // Scores `batch` (made by FeatureSpecs, each row's ids below its scenario's table_rows): rows of block b, of
-  // cpu::kRowBlock rows, under the weights of slot block_slot[b]. The caller holds the slots, and their owners do not
-  // write to them, until run() returns. `out` becomes [rows, tasks], row-major.
+  // Scores `batch` (made by FeatureSpecs, each row's ids below its scenario's table_rows, or rows of the pool where a
+  // RowOverlay made them so): rows of block b, of cpu::kRowBlock rows, under the weights of slot block_slot[b]. The
+  // caller holds the slots, and their owners do not write to them, until run() returns. `out` becomes [rows, tasks],
+  // row-major.
   // Throws std::invalid_argument when block_slot has another length than ceil(rows / cpu::kRowBlock), or names several
   // slots and the binary does not mix snapshots; std::exception when the compiled code fails.
   virtual void run(std::span<const int32_t> block_slot, const transform::Batch& batch,

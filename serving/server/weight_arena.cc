@@ -81,7 +81,7 @@ WeightArena::View WeightArena::view() const {
           .pool_base = pool_base_.data()};
 }
 
-int32_t WeightArena::free_slot() const {
+int32_t WeightArena::lowest_free_slot() const {
   auto found = std::find(taken_.begin(), taken_.end(), false);
   if (found == taken_.end()) {
     throw ArenaError("weights of a further scenario: all " + std::to_string(taken_.size()) +
@@ -104,46 +104,58 @@ int64_t WeightArena::first_gap(int64_t bytes) const {
                    " tables; expected one (serve fewer scenarios of the template from this process)");
 }
 
-int32_t WeightArena::take(int64_t table_rows) {
-  if (table_rows < 0)
-    throw std::invalid_argument("table_rows: found " + std::to_string(table_rows) + "; expected 0 or more");
-  // A table without rows takes a row's place too: no two tables begin at the same byte.
-  int64_t bytes = product(std::max<int64_t>(table_rows, 1), row_bytes_);
+int64_t WeightArena::take_rows(int64_t rows) {
+  if (rows < 0) throw std::invalid_argument("table_rows: found " + std::to_string(rows) + "; expected 0 or more");
+  // Rows that are none take a row's place too: no two ranges begin at the same byte.
+  int64_t bytes = product(std::max<int64_t>(rows, 1), row_bytes_);
   std::lock_guard lock(mutex_);
-  int32_t slot = free_slot();
   int64_t begin = first_gap(bytes);
   try {
-    slots_.grow(static_cast<size_t>((slot + 1) * slot_bytes_));
     pool_.grow(static_cast<size_t>(begin + bytes));
   } catch (const std::system_error& error) {
-    throw ArenaError("weights of " + std::to_string(slot_bytes_ + bytes) + " bytes: " + error.what());
+    throw ArenaError("a table of " + std::to_string(bytes) + " bytes: " + error.what());
   }
   tables_.emplace(begin, bytes);
-  taken_[at(slot)] = true;
-  pool_base_[at(slot)] = begin / row_bytes_;
-  if (slot >= slot_count_.load(std::memory_order_relaxed)) slot_count_.store(slot + 1, std::memory_order_relaxed);
-  int64_t rows = (begin + bytes) / row_bytes_;
-  if (rows > pool_rows_.load(std::memory_order_relaxed)) pool_rows_.store(rows, std::memory_order_relaxed);
-  mark_free(this->slot(slot), slot_bytes_, false);
-  mark_free(table(slot), bytes, false);
-  return slot;
+  int64_t end = (begin + bytes) / row_bytes_;
+  if (end > pool_rows_.load(std::memory_order_relaxed)) pool_rows_.store(end, std::memory_order_relaxed);
+  mark_free(row(begin / row_bytes_), bytes, false);
+  return begin / row_bytes_;
 }
 
-void WeightArena::free(int32_t slot) noexcept {
-  int64_t begin = pool_base_[at(slot)] * row_bytes_;
+void WeightArena::free_rows(int64_t first_row) noexcept {
+  int64_t begin = first_row * row_bytes_;
   int64_t bytes = 0;
   {
     std::lock_guard lock(mutex_);
     bytes = tables_.find(begin)->second;
   }
-  mark_free(this->slot(slot), slot_bytes_, true);
-  mark_free(table(slot), bytes, true);
+  mark_free(row(first_row), bytes, true);
   // Its range is taken still, so nobody else has a use for it: a large one takes a while, which others do not wait for.
   pool_.give_back(static_cast<size_t>(begin), static_cast<size_t>(begin + bytes));
   std::lock_guard lock(mutex_);
   tables_.erase(begin);
-  taken_[at(slot)] = false;
   give_back_table(begin);
+}
+
+int32_t WeightArena::take_slot(int64_t pool_base) {
+  std::lock_guard lock(mutex_);
+  int32_t slot = lowest_free_slot();
+  try {
+    slots_.grow(static_cast<size_t>((slot + 1) * slot_bytes_));
+  } catch (const std::system_error& error) {
+    throw ArenaError("dense weights of " + std::to_string(slot_bytes_) + " bytes: " + error.what());
+  }
+  taken_[at(slot)] = true;
+  pool_base_[at(slot)] = pool_base;
+  if (slot >= slot_count_.load(std::memory_order_relaxed)) slot_count_.store(slot + 1, std::memory_order_relaxed);
+  mark_free(this->slot(slot), slot_bytes_, false);
+  return slot;
+}
+
+void WeightArena::free_slot(int32_t slot) noexcept {
+  mark_free(this->slot(slot), slot_bytes_, true);
+  std::lock_guard lock(mutex_);
+  taken_[at(slot)] = false;
   give_back_slot(slot);
 }
 
@@ -169,25 +181,22 @@ void WeightArena::give_back_table(int64_t begin) {
   pool_.give_back(static_cast<size_t>(first), last ? pool_.accessible() : static_cast<size_t>(next->first));
 }
 
-WeightSlot::WeightSlot(std::shared_ptr<WeightArena> arena, int64_t table_rows)
-    : arena_(std::move(arena)), index_(arena_->take(table_rows)), table_rows_(table_rows) {
-  packed_ = {arena_->slot(index_), static_cast<size_t>(arena_->slot_bytes_)};
-  table_ = {arena_->table(index_), static_cast<size_t>(table_rows * arena_->dim_)};
+WeightSlot::WeightSlot(std::shared_ptr<PoolRange> table, bool whole_pool)
+    : table_(std::move(table)), index_(table_->arena_->take_slot(whole_pool ? 0 : table_->first_row())) {
+  packed_ = {table_->arena_->slot(index_), static_cast<size_t>(table_->arena_->slot_bytes_)};
 }
 
 WeightSlot::WeightSlot(WeightSlot&& other) noexcept { *this = std::move(other); }
 
 WeightSlot& WeightSlot::operator=(WeightSlot&& other) noexcept {
-  std::swap(arena_, other.arena_);
-  std::swap(index_, other.index_);
-  std::swap(table_rows_, other.table_rows_);
-  std::swap(packed_, other.packed_);
   std::swap(table_, other.table_);
+  std::swap(index_, other.index_);
+  std::swap(packed_, other.packed_);
   return *this;
 }
 
 WeightSlot::~WeightSlot() {
-  if (arena_) arena_->free(index_);
+  if (table_) table_->arena_->free_slot(index_);
 }
 
 }  // namespace smt::server

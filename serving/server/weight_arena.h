@@ -10,6 +10,7 @@
 #include <mutex>
 #include <span>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "reserved_memory.h"
@@ -33,6 +34,7 @@ struct ArenaBounds {
   static int64_t default_pool_bytes();
 };
 
+class PoolRange;
 class WeightSlot;
 
 // Memory: slots and tables each lie densely, side by side, so that they share huge pages (of small ones, streaming the
@@ -62,24 +64,28 @@ class WeightArena {
     int64_t slot_count;
     const float* pool;  // [pool_rows, dim]
     int64_t pool_rows;
-    const int64_t* pool_base;  // [slot_count]: first row of each slot's table
+    const int64_t* pool_base;  // [slot_count]: the pool row that each slot's ids count from
   };
   View view() const;
 
  private:
+  friend class PoolRange;
   friend class WeightSlot;
 
-  // Takes the lowest free slot and the first gap of the pool that `table_rows` rows fit into. Throws ArenaError,
+  // Takes the first gap of the pool that `rows` rows fit into; returns its first row. Throws ArenaError,
   // std::bad_alloc.
-  int32_t take(int64_t table_rows);
-  void free(int32_t slot) noexcept;
+  int64_t take_rows(int64_t rows);
+  void free_rows(int64_t first_row) noexcept;
+  // Takes the lowest free slot, whose ids count from that row of the pool. Throws ArenaError.
+  int32_t take_slot(int64_t pool_base);
+  void free_slot(int32_t slot) noexcept;
 
-  int32_t free_slot() const;               // mutex_ is held; throws ArenaError
+  int32_t lowest_free_slot() const;        // mutex_ is held; throws ArenaError
   int64_t first_gap(int64_t bytes) const;  // mutex_ is held; begin in bytes; throws ArenaError
   void give_back_slot(int32_t slot);       // mutex_ is held; the pages of the free slots around it
   void give_back_table(int64_t begin);     // mutex_ is held; those of the gap around it
   std::byte* slot(int32_t index) const { return slots_.data() + index * slot_bytes_; }
-  float* table(int32_t index) const { return reinterpret_cast<float*>(pool_.data()) + pool_base_[at(index)] * dim_; }
+  float* row(int64_t index) const { return reinterpret_cast<float*>(pool_.data()) + index * dim_; }
   static size_t at(int32_t index) { return static_cast<size_t>(index); }
 
   const int64_t slot_bytes_;
@@ -104,32 +110,64 @@ class WeightArena {
   std::atomic<int64_t> pool_rows_{0};
 };
 
-// One scenario's place in an arena: a slot and a range of the pool, freed when the handle goes, on whichever thread
-// that is. Movable, single owner; keeps the arena alive. What is in fresh memory is unspecified (zeros, or what an
+// Rows of an arena's pool, freed when the last reference goes, on whichever thread that is. Neither copied nor moved:
+// it is shared, by every version that reads rows of it. What is in fresh memory is unspecified (zeros, or what an
 // earlier owner left).
+class PoolRange {
+ public:
+  // Throws ArenaError, std::bad_alloc; std::invalid_argument for fewer than no rows.
+  PoolRange(std::shared_ptr<WeightArena> arena, int64_t rows)
+      : arena_(std::move(arena)), rows_(rows), first_row_(arena_->take_rows(rows)) {}
+  PoolRange(const PoolRange&) = delete;
+  PoolRange& operator=(const PoolRange&) = delete;
+  ~PoolRange() { arena_->free_rows(first_row_); }
+
+  int64_t first_row() const { return first_row_; }  // in the pool
+  int64_t rows() const { return rows_; }
+  std::span<float> values() { return {arena_->row(first_row_), static_cast<size_t>(rows_ * arena_->dim_)}; }
+  std::span<const float> values() const { return {arena_->row(first_row_), static_cast<size_t>(rows_ * arena_->dim_)}; }
+  int64_t bytes() const { return rows_ * arena_->row_bytes_; }
+
+ private:
+  friend class WeightSlot;
+
+  const std::shared_ptr<WeightArena> arena_;
+  const int64_t rows_;
+  const int64_t first_row_;
+};
+
+// One version's place in an arena: a slot, and the table that it reads. Movable, single owner of the slot, which is
+// freed when the handle goes, on whichever thread that is; keeps table and arena alive. What is in a fresh slot is
+// unspecified.
 class WeightSlot {
  public:
   WeightSlot() = default;  // holds nothing
-  // Throws ArenaError, std::bad_alloc; std::invalid_argument for fewer than no rows.
-  WeightSlot(std::shared_ptr<WeightArena> arena, int64_t table_rows);
+  // A slot and a table of its own, whose rows are what ids name. Throws as PoolRange does.
+  WeightSlot(const std::shared_ptr<WeightArena>& arena, int64_t table_rows)
+      : WeightSlot(std::make_shared<PoolRange>(arena, table_rows), false) {}
+  // A slot over another version's table. Its ids are rows of the pool: the caller makes them so (RowOverlay). Throws
+  // ArenaError.
+  static WeightSlot over(std::shared_ptr<PoolRange> table) { return {std::move(table), true}; }
   WeightSlot(WeightSlot&& other) noexcept;
   WeightSlot& operator=(WeightSlot&& other) noexcept;
   ~WeightSlot();
 
   int32_t index() const { return index_; }  // of the slot, for block_slot
-  int64_t table_rows() const { return table_rows_; }
+  int64_t table_rows() const { return table_ ? table_->rows() : 0; }
   std::span<std::byte> packed() { return packed_; }  // [slot_bytes], 64-byte aligned
   std::span<const std::byte> packed() const { return packed_; }
-  std::span<float> table() { return table_; }  // [table_rows, dim], row-major, 64-byte aligned
-  std::span<const float> table() const { return table_; }
-  int64_t bytes() const { return static_cast<int64_t>(packed_.size_bytes() + table_.size_bytes()); }
+  // [table_rows, dim], row-major, 64-byte aligned. Of a table that is shared, nobody writes to it.
+  std::span<float> table() { return table_ ? table_->values() : std::span<float>(); }
+  std::span<const float> table() const { return table_ ? std::as_const(*table_).values() : std::span<const float>(); }
+  const std::shared_ptr<PoolRange>& range() const { return table_; }
+  int64_t bytes() const { return static_cast<int64_t>(packed_.size_bytes()) + (table_ ? table_->bytes() : 0); }
 
  private:
-  std::shared_ptr<WeightArena> arena_;
+  WeightSlot(std::shared_ptr<PoolRange> table, bool whole_pool);
+
+  std::shared_ptr<PoolRange> table_;
   int32_t index_ = -1;
-  int64_t table_rows_ = 0;
   std::span<std::byte> packed_;
-  std::span<float> table_;
 };
 
 }  // namespace smt::server

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -30,6 +31,19 @@ inline std::string safetensors(const std::vector<Tensor>& tensors) {
   Json header = Json::object();
   std::string data;
   for (const Tensor& tensor : tensors) {
+    size_t begin = data.size();
+    data.append(reinterpret_cast<const char*>(tensor.values.data()), tensor.values.size() * sizeof(float));
+    header[tensor.name] = {{"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {begin, data.size()}}};
+  }
+  return with_prefix(header.dump(), data);
+}
+
+// The same with the tensor `rows` of int64, as a delta has it.
+inline std::string delta_tensors(const std::vector<int64_t>& rows, const std::vector<Tensor>& floats) {
+  Json header = Json::object();
+  std::string data(reinterpret_cast<const char*>(rows.data()), rows.size() * sizeof(int64_t));
+  header["rows"] = {{"dtype", "I64"}, {"shape", {rows.size()}}, {"data_offsets", {size_t{0}, data.size()}}};
+  for (const Tensor& tensor : floats) {
     size_t begin = data.size();
     data.append(reinterpret_cast<const char*>(tensor.values.data()), tensor.values.size() * sizeof(float));
     header[tensor.name] = {{"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {begin, data.size()}}};
@@ -128,6 +142,13 @@ inline std::string weights(float value = 0.5F, int64_t slab = kSlab, int64_t row
                       {"table", {rows, dim}, std::vector<float>(static_cast<size_t>(rows * dim), value)}});
 }
 
+// A delta.safetensors whose weights are all `value`.
+inline std::string delta_file(const std::vector<int64_t>& rows, float value, int64_t slab = kSlab, int64_t dim = kDim) {
+  auto count = static_cast<int64_t>(rows.size());
+  return delta_tensors(rows, {{"slab", {slab}, std::vector<float>(static_cast<size_t>(slab), value)},
+                              {"values", {count, dim}, std::vector<float>(static_cast<size_t>(count * dim), value)}});
+}
+
 inline Json snapshot_manifest(const std::string& scenario, const std::string& version, const std::string& file) {
   return {{"format", 1},
           {"scenario", scenario},
@@ -161,6 +182,18 @@ class RegistryBuilder {
   void snapshot(const std::string& scenario, const std::string& version, const std::string& file = weights()) {
     write_file(version_dir(scenario, version) / "weights.safetensors", file);
     manifest(scenario, version, snapshot_manifest(scenario, version, file).dump());
+  }
+  // `change` alters the manifest before it is written.
+  void delta(const std::string& scenario, const std::string& version, const std::string& base, int chain,
+             const std::string& file, const std::function<void(Json&)>& change) {
+    Json json = snapshot_manifest(scenario, version, file);
+    json["format"] = 2;
+    json["base"] = base;
+    json["chain"] = chain;
+    json["files"] = {{"delta.safetensors", {{"bytes", file.size()}, {"sha256", sha256_hex(file)}}}};
+    if (change) change(json);
+    write_file(version_dir(scenario, version) / "delta.safetensors", file);
+    manifest(scenario, version, json.dump());
   }
   void point(const std::string& scenario, const std::string& text) {
     write_file(root() / "scenarios" / scenario / "current", text);
