@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from smt.serving.commands import (
     capacity,
+    compact,
     control,
     loadgen,
     model,
@@ -87,6 +88,7 @@ app.command("train", rich_help_panel=_MODEL)(model.train)
 app.command("techniques", rich_help_panel=_MODEL)(techniques.techniques)
 app.command("compile", rich_help_panel=_MODEL)(model.compile_)
 app.command("publish", rich_help_panel=_MODEL)(publish.publish)
+registry.app.command("compact")(compact.compact)
 app.add_typer(registry.app, name="registry", rich_help_panel=_MODEL)
 app.command("serve", rich_help_panel=_SERVING)(run.serve)
 app.command("predict", rich_help_panel=_SERVING)(run.predict)

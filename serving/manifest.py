@@ -21,6 +21,7 @@ VERSION_PATTERN = r"\d{8}-\d{6}-\d{3}-[0-9a-f]{8}"
 _FILE_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 WEIGHTS_FILE = "weights.safetensors"
+DELTA_FILE = "delta.safetensors"
 BINARY_FILE = "model.pt2"
 ONNX_FILE = "model.onnx"
 

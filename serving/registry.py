@@ -188,6 +188,7 @@ class Registry(Binaries):
         percent: float | None = None,
         reason: str = "",
         forced: str | None = None,
+        replaces: str | None = None,
     ) -> SnapshotManifest:
         """Publishes a new version of a scenario and makes it current, or what `label` says instead.
 
@@ -197,6 +198,7 @@ class Registry(Binaries):
             files: name -> content, or the path of a file to copy.
             percent: of a canary or shadow, see set_label.
             reason, forced: go into the event; `forced` is why the publish gate was overridden.
+            replaces: publish only if `current` names this version; default: whatever it names.
 
         Returns:
             The manifest as published, with `lineage.parent` and `lineage.created` filled in.
@@ -210,6 +212,7 @@ class Registry(Binaries):
             try:
                 table = describe({name: stage.add(name, content) for name, content in files.items()})
                 with self.storage.lock(folder):
+                    self._expect_current(scenario, replaces)
                     manifest = self._complete(dict(draft), table)
                     content = to_json(manifest)
                     stage.add(MANIFEST, content)
@@ -236,6 +239,14 @@ class Registry(Binaries):
             finally:
                 stage.discard()
         return manifest
+
+    def _expect_current(self, scenario: str, version: str | None) -> None:
+        """Raises RegistryError if another version than this one is current; None: any may be."""
+        if version is not None and (current := self.current(scenario)) != version:
+            raise RegistryError(
+                f"{self.full(current_file(scenario))}: names {current}; expected {version}: it was changed meanwhile, "
+                "and nothing was published"
+            )
 
     def _complete(self, draft: dict[str, Any], files: dict[str, dict[str, Any]]) -> SnapshotManifest:
         scenario = draft["scenario"]

@@ -267,6 +267,23 @@ class ShardedModel:
                     for tensor in [shard.tensor for shard in shards] or [state]:
                         tensor.zero_()
 
+    def rows(self, rows: Tensor) -> Tensor:
+        """[n, dim] float32 on the CPU: those rows of `table()`. On ranks other than 0: zeros.
+
+        rows [n] int64 on the CPU, increasing; the same on every rank.
+        """
+        found = torch.zeros(len(rows), self.dim)
+        for feature, shards in self.table_shards(gathering=True):
+            local = []
+            for first, weights in shards:
+                start = feature.first_row + first
+                low, high = torch.searchsorted(rows, torch.tensor([start, start + len(weights)])).tolist()
+                picked = (rows[low:high] - start).to(weights.device)
+                local.append((low, weights.detach()[picked].cpu()))
+            for low, values in (shard for part in gather(local) for shard in part):
+                found[low : low + len(values)] = values
+        return found
+
     def _initialise(self, generation: int) -> None:
         """Uniform values; zeros in the rows for missing and unknown, as no training row may ever move them."""
         for (feature, shards), dim in zip(self.table_shards(), self.dims, strict=True):

@@ -30,6 +30,7 @@ from smt.training.model import slab_layout
 from smt.training.optimizer import dense_optimizer, lr_share
 from smt.training.parallel import barrier, from_rank_zero, gather, in_lockstep, process_group
 from smt.training.prefetch import Prefetch
+from smt.training.publication import Every, Publication, Publisher
 from smt.training.reading import DataError, iter_batches, pieces
 from smt.training.run import (
     Progress,
@@ -60,6 +61,8 @@ def train(
     epochs: int | None = None,
     resume: bool = False,
     progress: bool = True,
+    publisher: Publisher | None = None,
+    publish_every: Every | None = None,
 ) -> TrainResult:
     """Trains a scenario and writes its run directory (see run.py).
 
@@ -70,16 +73,29 @@ def train(
             the completed ones adds epochs: they use the final learning rates, always run, and the weights of the last
             of them are exported, best or not. With nothing left to do the finished result is returned.
         progress: show a progress bar and the metrics of every epoch on stderr.
+        publisher, publish_every: what takes the weights, and how often, while training goes on; both or neither.
 
     Raises:
         ConfigError, DataError, InputError: the data does not fit the scenario.
         CheckpointError: `resume` without a checkpoint, or of a run with another template, scenario or data.
-        TrainingError: the loss became infinite or NaN.
+        TrainingError: the loss became infinite or NaN; a publisher for a template with techniques.
     """
     if epochs is not None and epochs < 1:
         raise ValueError(f"epochs: found {epochs}; expected at least 1")
+    if (publisher is None) != (publish_every is None):
+        raise ValueError("publisher and publish_every: found one of them; expected both or neither")
+    if publisher is not None and scenario.template.techniques:
+        # Some move rows that no batch looked up, or export other weights than they train.
+        named = ", ".join(technique.label for technique in scenario.template.techniques)
+        raise TrainingError(
+            f"template {scenario.template.name} has the techniques {named}: weights are published while training goes on "
+            "only without any; take them out, or `smt publish` the run when it has ended"
+        )
     with process_group() as device, Display(progress and dist.get_rank() == 0) as display:
-        return _Training(scenario, RunPaths(Path(run_dir)), device, display).run(epochs, resume)
+        training = _Training(scenario, RunPaths(Path(run_dir)), device, display)
+        if publisher is not None and publish_every is not None:
+            training.publish_to = (publisher, publish_every)
+        return training.run(epochs, resume)
 
 
 class _Training:
@@ -96,6 +112,8 @@ class _Training:
         self.weights = torch.tensor([task.weight for task in scenario.tasks], device=device)
         techniques = [(each.label, each.hook()) for each in self.template.techniques]
         self.hooks = Hooks([(name, hook) for name, hook in techniques if hook is not None])
+        self.publish_to: tuple[Publisher, Every] | None = None
+        self.publication: Publication | None = None
         # Of the last validation, on rank 0: float32 [rows, tasks].
         self.predictions = np.empty((0, len(scenario.tasks)), dtype=np.float32)
 
@@ -119,6 +137,9 @@ class _Training:
         self.optimizer = dense_optimizer(self.model, self.template, tasks)
         if found:
             checkpoint.restore(found[0], self.model, self.optimizer, self.hooks)
+        if self.publish_to:
+            layout = slab_layout(self.template)
+            self.publication = Publication(*self.publish_to, self.model, layout, self.display)
         share = -(-state.rows["train"] // self.shard.world)
         self.steps_per_epoch = -(-share // batch_size)
 
@@ -257,6 +278,8 @@ class _Training:
                 self.optimizer.step()
                 state.steps += 1
                 self.hooks.after_step(state.steps)
+                if self.publication:
+                    self.publication.after_step(state.steps, batch.sparse)
                 size = len(batch.labels)
                 rows += size
                 loss_sum += loss.detach().double() * size

@@ -88,6 +88,16 @@ def train(
     extend: Annotated[
         int | None, typer.Option(min=1, help="Train a finished run this many epochs more and export the last one.")
     ] = None,
+    publish_every: Annotated[
+        str | None,
+        typer.Option(
+            "--publish-delta-every",
+            metavar="N",
+            help="Publish to --registry while training: a whole version, then what changed; every N steps (500), or "
+            "so much time (30s, 10m, 1h).",
+        ),
+    ] = None,
+    registry: RegistryOption = DEFAULT_REGISTRY,
     as_json: JsonOption = False,
 ) -> None:
     """Train a scenario with TorchRec.
@@ -97,19 +107,38 @@ def train(
 
     Example: `smt train income_workers.yaml --epochs 4`
     """
+    from smt.training.publication import Every
     from smt.training.scenario import load_scenario
     from smt.training.trainer import load_result
     from smt.training.trainer import train as run_training
 
     if extend is not None and epochs is not None:
         raise CommandError("--extend says how many epochs more, --epochs how many in all: give one", WRONG_INPUT)
+    try:
+        every = None if publish_every is None else Every.parse(publish_every)
+    except ValueError as error:
+        raise CommandError(f"--publish-delta-every: {error}", WRONG_INPUT) from error
     loaded = load_scenario(scenario)
     folder = run_dir or DEFAULT_RUNS / loaded.name
+    publisher = None
+    if every is not None:
+        from smt.serving.publish_deltas import DeltaPublisher
+        from smt.serving.registry import Registry
+
+        publisher = DeltaPublisher(Registry(registry), loaded)
     if extend is not None:
         epochs = load_result(folder).epochs_completed + extend
     # The result is shown once, by the first of several processes.
     first = os.environ.get("RANK", "0") == "0"
-    result = run_training(loaded, folder, epochs=epochs, resume=resume or extend is not None, progress=not as_json)
+    result = run_training(
+        loaded,
+        folder,
+        epochs=epochs,
+        resume=resume or extend is not None,
+        progress=not as_json,
+        publisher=publisher,
+        publish_every=every,
+    )
     if not first:
         return
     if as_json:
