@@ -39,10 +39,10 @@ struct SnapshotManifest {
   int64_t dim = 0;
   std::vector<Task> tasks;
   std::string features_json;  // the FeatureSpec document; smt::transform::FeatureSpec parses it
-  std::string base;   // the version that this one is a delta on; empty: it is whole
-  int64_t chain = 0;  // deltas from here down to a whole version, this one included; 0: it is whole
-  FileEntry weights;  // weights.safetensors; of a delta delta.safetensors
-  double created = 0;  // seconds since the epoch (lineage.created); 0 when absent
+  std::string base;           // the version that this one is a delta on; empty: it is whole
+  int64_t chain = 0;          // deltas from here down to a whole version, this one included; 0: it is whole
+  FileEntry weights;          // weights.safetensors; of a delta delta.safetensors
+  double created = 0;         // seconds since the epoch (lineage.created); 0 when absent
 };
 
 // What the binary is a function of. A fused one reads packed weights, and rows of many scenarios may share its calls;

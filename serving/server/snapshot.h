@@ -33,8 +33,8 @@ struct LoadedSnapshot {
   double created = 0;  // seconds since the epoch, 0 if the manifest does not say
   transform::FeatureSpec features;
   std::shared_ptr<const TemplateBinary> binary;
-  WeightSlot weights;                         // the dense weights, packed, and the table
-  std::unique_ptr<const RowOverlay> overlay;  // null: every row is in the table
+  WeightSlot weights;                              // the dense weights, packed, and the table
+  std::unique_ptr<const RowOverlay> overlay = {};  // null: every row is in the table
 
   int64_t table_rows() const { return overlay ? overlay->table_rows() : weights.table_rows(); }
   // Makes rows of this version's table, which its features gave, what its slot takes.

@@ -115,9 +115,9 @@ def test_a_vocabulary_may_grow_at_the_end_of_the_table(tmp_path: Path, template:
     manifest = publish_delta(registry, template, "feed", base.version, delta, features=grown(FEED.features))
     assert manifest.features["table_rows"] == ROWS + 1
     assert same(load_weights(registry, "feed"), Weights(before.slab, after))
+    nothing = Delta(before.slab, torch.empty(0, dtype=torch.int64), torch.empty(0, 4))
+    whole = publish_weights(registry, template, "feed", FEED.tasks, FEED.features, before)
     with pytest.raises(DeltaError, match=f"rows: 0 of them from {ROWS} on.*expected 1, each new row"):
-        nothing = Delta(before.slab, torch.empty(0, dtype=torch.int64), torch.empty(0, 4))
-        whole = publish_weights(registry, template, "feed", FEED.tasks, FEED.features, before)
         publish_delta(registry, template, "feed", whole.version, nothing, features=grown(FEED.features))
 
 

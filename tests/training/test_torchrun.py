@@ -17,11 +17,25 @@ from tests.training.support import make_scenario
 
 # Each line of a plan is one call of train(): scenario, run directory, epochs, resume.
 CODE = """
-import json, sys
+import json, os, sys
+import torch
+from safetensors.torch import load_file
+from smt.training.publication import Every
 from smt.training.scenario import load_scenario
 from smt.training.trainer import train
+from tests.training.publishing import Recorder
 for scenario, run_dir, epochs, resume in json.loads(sys.argv[1]):
-    train(load_scenario(scenario), run_dir, epochs=epochs, resume=resume, progress=False)
+    published = Recorder(refused={2})
+    result = train(
+        load_scenario(scenario), run_dir, epochs=epochs, resume=resume, progress=False,
+        publisher=published, publish_every=Every(steps=1),
+    )
+    rank = int(os.environ["RANK"])
+    if result.epoch == result.epochs_completed and rank == 0:  # the weights of the last step are those exported
+        exported = load_file(result.weights)
+        assert torch.equal(published.slab, exported["slab"]) and torch.equal(published.table, exported["table"])
+        print("published what was exported")
+    assert (rank == 0) == bool(published.steps), "rank 0 alone publishes"
 """
 Plan = list[tuple[str, str, int, bool]]
 
@@ -29,15 +43,17 @@ Plan = list[tuple[str, str, int, bool]]
 def torchrun(folder: Path, plan: Plan) -> None:
     script = folder / "script.py"
     script.write_text(CODE)
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])  # for what tests share
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*command, "--local-addr=127.0.0.1", str(script), json.dumps(plan)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=150,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "published what was exported" in done.stdout
 
 
 def test_two_processes(tmp_path: Path) -> None:

@@ -242,7 +242,8 @@ TEST(WeightArena, SaysWhenTheSystemRefusesMemory) {
   {
     Limit limit(RLIMIT_DATA, "VmData:", kMiB);
     std::string message = message_of<ArenaError>([&] { WeightSlot(made, 1); });
-    EXPECT_EQ(message, "dense weights of 4194304 bytes: cannot use 4194304 further bytes of memory: Cannot allocate memory");
+    EXPECT_EQ(message,
+              "dense weights of 4194304 bytes: cannot use 4194304 further bytes of memory: Cannot allocate memory");
   }
   EXPECT_EQ(WeightSlot(made, 1).index(), 1) << "nothing was taken";
 }
