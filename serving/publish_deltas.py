@@ -4,8 +4,8 @@
 
 The gate is for weights that are a few minutes apart: they are finite, and on a sample of the validation split, scored
 by the template binary, no task's normalized entropy is more than MAX_NE_RISE above that of the version published last
-(the first one, where nothing was published before, must beat the base rate). What it refuses is published with the next
-weights that pass.
+(above 1, the base rate's, where nothing was published before). What it refuses is published with the next weights that
+pass.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from smt.kernels.transform import FeatureTransform, TransformedBatch, columns_from_arrow
 from smt.serving.binary import BinaryRunner, Weights
-from smt.serving.delta import Delta, DeltaError, changed_rows, load_weights, publish_delta
+from smt.serving.delta import Delta, DeltaError, changed_rows, publish_delta
 from smt.serving.manifest import SnapshotManifest
 from smt.serving.registry import Registry, RegistryError
-from smt.serving.snapshot import publish_weights
+from smt.serving.snapshot import load_weights, publish_weights
 from smt.training.features import FeatureSpec
 from smt.training.metrics import TaskMetrics, evaluate
 from smt.training.model import abi_hash
@@ -75,7 +75,7 @@ class DeltaPublisher:
             base = self._base()
             if base is None:
                 return self._offer(weights, None, step)
-            before = load_weights(self._registry, self._scenario.name, base.version)
+            before = load_weights(self._registry, base)
             self._published, self._weights, self._ne = base, before, self._measure(before)[1]
             rows = changed_rows(before.table, table)
             return self._offer(weights, Delta(slab, rows, table[rows]), step)
@@ -139,7 +139,7 @@ class DeltaPublisher:
         found = []
         for task, after in ne.items():
             before = self._ne.get(task)
-            limit = 1.0 if before is None else before * (1 + self._max_ne_rise)
+            limit = (1.0 if before is None else before) * (1 + self._max_ne_rise)
             if after is not None and not after <= limit:
                 against = "the base rate's 1" if before is None else f"{before:.4f} in version {self._version()}"
                 found.append(

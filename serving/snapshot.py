@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load_file, save
 
 from smt.kernels.transform import FeatureTransform, SpecError
 from smt.serving.binary import Weights
+from smt.serving.delta_rows import read_chain
 from smt.serving.events import user_name
 from smt.serving.manifest import WEIGHTS_FILE, SnapshotManifest
 from smt.serving.registry import Registry, RegistryError
@@ -113,18 +114,11 @@ def read_weights(path: Path) -> Weights:
 
 
 def load_weights(registry: Registry, manifest: SnapshotManifest) -> Weights:
-    """The weights of a published version, their checksum verified.
+    """The weights of a published version, whole or a delta; the checksum of every file that they are in is verified.
 
-    Raises:
-        SnapshotError: they cannot be read; RegistryError: a file is missing or damaged.
+    Raises RegistryError: a file is missing or damaged, or cannot be read.
     """
-    where = f"{registry.root}: version {manifest.version} of {manifest.scenario!r}"
-    if manifest.base is not None:
-        raise SnapshotError(f"{where} is a delta on {manifest.base}; expected a version that holds all weights")
-    try:
-        return _weights(load(registry.read_snapshot_file(manifest, WEIGHTS_FILE)), where)
-    except SafetensorError as error:
-        raise SnapshotError(f"{where}: {error}") from error
+    return read_chain(registry, registry.chain(manifest.scenario, manifest.version))
 
 
 def _weights(tensors: dict[str, torch.Tensor], where: str) -> Weights:

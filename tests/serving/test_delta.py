@@ -12,14 +12,19 @@ import torch
 from torch import Tensor
 
 from smt.serving.binary import Weights
-from smt.serving.delta import Delta, DeltaError, changed_rows, compact, load_weights, publish_delta
+from smt.serving.delta import Delta, DeltaError, changed_rows, compact, publish_delta
 from smt.serving.manifest import DELTA_FILE, WEIGHTS_FILE, SnapshotManifest
 from smt.serving.registry import Registry, RegistryError
+from smt.serving.snapshot import load_weights as load_manifest_weights
 from smt.serving.snapshot import publish_weights
 from smt.training.template import Template
 from tests.serving.support import FEED
 
 ROWS = FEED.features["table_rows"]
+
+
+def load_weights(registry: Registry, scenario: str, version: str | None = None) -> Weights:
+    return load_manifest_weights(registry, registry.snapshot(scenario, version))
 
 
 def changed(weights: Weights, random: np.random.Generator, rows: Tensor) -> tuple[Weights, Delta]:
@@ -232,7 +237,7 @@ def test_compaction_gives_way_to_a_publication(
 
     def read_while_published(*arguments: Any) -> Weights:
         publish_delta(registry, template, "feed", first.version, delta)
-        return load_weights(*arguments)
+        return load_manifest_weights(*arguments)
 
     monkeypatch.setattr("smt.serving.delta.load_weights", read_while_published)
     with pytest.raises(RegistryError, match="it was changed meanwhile"):
