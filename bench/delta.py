@@ -72,9 +72,12 @@ class LargeTable:
     random: np.random.Generator
 
     @classmethod
-    def publish(cls, folder: Path, rows: int) -> Self:
-        """Compiles the template, and publishes a whole version. Raises CompileError, RegistryError."""
-        template, registry = load_template(TEMPLATE), Registry(folder)
+    def publish(cls, folder: Path, rows: int, template: Template | None = None) -> Self:
+        """Compiles the template (default: TEMPLATE) unless the registry has it, and publishes a whole version.
+
+        Raises CompileError, RegistryError.
+        """
+        template, registry = template or load_template(TEMPLATE), Registry(folder)
         compile_template(template, registry)
         slab = random_slab(template)
         table = torch.empty(rows, template.slots.dim).normal_(0, TABLE_STD, generator=torch.Generator().manual_seed(0))

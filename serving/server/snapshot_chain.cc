@@ -87,7 +87,11 @@ void check_fits(const SnapshotManifest& delta, const SnapshotManifest& base, con
   expect(Reason::kAbi, "template.name", delta.source.name, base.source.name);
   expect(Reason::kAbi, "abi_hash", delta.abi_hash, base.abi_hash);
   expect(Reason::kAbi, "dim", std::to_string(delta.dim), std::to_string(base.dim));
-  expect(Reason::kManifest, "chain - 1", std::to_string(delta.chain - 1), std::to_string(base.chain));
+  if (delta.chain != base.chain + 1) {
+    throw Refused(Reason::kManifest, shown + ": field 'chain': found " + std::to_string(delta.chain) + "; expected " +
+                                         std::to_string(base.chain + 1) + ": version " + base.version +
+                                         ", which it is built on, has " + std::to_string(base.chain));
+  }
   if (!keeps_rows(base.features_json, delta.features_json)) {
     throw Refused(Reason::kFeatures, shown + ": field 'features': found other ones than version " + base.version +
                                          " has, which it is built on; expected the same, or a longer vocabulary of "

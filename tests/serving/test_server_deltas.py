@@ -14,13 +14,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from bench.delta import LargeTable, measure
 from smt.serving.binary import BinaryRunner, Weights
 from smt.serving.client import Client
 from smt.serving.delta import Delta, compact, publish_delta
 from smt.serving.registry import Registry
 from smt.serving.snapshot import publish_weights
 from smt.training.template import Template
-from tests.serving.support import FEED, RunningServer, ScenarioCase, category, feature_spec, wait_for
+from tests.serving.support import FEED, RunningServer, wait_for
 
 ROWS = FEED.rows(30)
 TABLE_ROWS = FEED.features["table_rows"]
@@ -189,33 +190,20 @@ def test_a_base_that_vanished_refuses_what_is_built_on_it(chain: Chain, template
         chain.check(client.predict("feed", ROWS))
 
 
-LARGE = ScenarioCase(
-    "large", ("open",), feature_spec([category("user", "int", {"op": "hash", "size": 3_000_000, "seed": 0})])
-)
-
-
-def test_a_delta_takes_no_second_copy_of_the_table(registry_folder: Path, template: Template, tmp_path: Path) -> None:
-    """Of 48 MB."""
-    registry = Registry(registry_folder)
-    weights = LARGE.weights(template, 1)
-    version = LARGE.publish(registry, template, 1).version
-    table_bytes = weights.table.numel() * 4
-    rows = torch.arange(0, len(weights.table), 100)
+def test_a_delta_costs_what_changed(registry_folder: Path, template: Template, tmp_path: Path) -> None:
+    """On disk and in memory: of a table of 48 MB there is no second copy."""
+    table = LargeTable.publish(registry_folder, 3_000_000, template)
     with RunningServer(registry_folder, tmp_path) as server, Client(server.target, timeout=60) as client:
         before = peak_bytes(server)
-        for step in range(3):
-            delta = Delta(weights.slab, rows, torch.full((len(rows), 4), float(step)))
-            version = publish_delta(registry, template, "large", version, delta).version
-            wait_for_version(client, version)
+        measured = [measure(table, client, share=0.01) for _ in range(3)]
         added = peak_bytes(server) - before
         # Three deltas of 1 %, a bitmap of the rows each, and a few huge pages.
-        assert added < table_bytes / 3, f"{added / 1e6:.1f} MB more for deltas on a table of {table_bytes / 1e6:.1f} MB"
-        prediction = client.predict("large", LARGE.rows(50))
-        changed = weights.table.clone()
-        changed[rows] = 2.0
-        expected = BinaryRunner.load(registry, template.name, registry.snapshot("large").abi_hash)
-        scores = expected.score(Weights(weights.slab, changed), LARGE.batch(LARGE.rows(50)))
-        np.testing.assert_array_equal(prediction["open"], scores[:, 0])
+        assert added < table.whole / 3, f"{added / 1e6:.1f} MB more for deltas on {table.whole / 1e6:.1f} MB"
+        assert not server.events("snapshot_refused")
+    assert [m.rows for m in measured] == [30_000] * 3
+    # A row of dim 4 is 16 bytes, its number 4; then there are the dense weights and the manifest.
+    assert all(0.01 * 20 / 16 < m.share < 0.01 * 20 / 16 + 0.001 for m in measured)
+    assert table.registry.verify("large").chain == 3
 
 
 def peak_bytes(server: RunningServer) -> int:

@@ -55,7 +55,9 @@ TEST(SnapshotManifest, NestedFieldsAreCheckedByName) {
     const char* message;
   };
   const Case kCases[] = {
-      {"/format", 2, "field 'format': found 2; expected an integer 1..1"},
+      {"/format", 3, "field 'format': found 3; expected an integer 1..2"},
+      {"/format", 2, "field 'base': missing; expected a version"},
+      {"/base", "v1", "field 'base': found the string 'v1'; expected none in format 1; deltas have format 2"},
       {"/template/name", "../up", "field 'template.name'"},
       {"/template/version", "", "field 'template.version'"},
       {"/abi_hash", "../../etc", "field 'abi_hash'"},
@@ -78,6 +80,27 @@ TEST(SnapshotManifest, NestedFieldsAreCheckedByName) {
     changed[Json::json_pointer(test.pointer)] = test.value;
     expect_refused(
         Reason::kManifest, [&] { parse_snapshot(changed); }, test.message);
+  }
+}
+
+TEST(SnapshotManifest, ReadsADelta) {
+  EXPECT_TRUE(parse_snapshot(snapshot()).base.empty());
+  EXPECT_EQ(parse_snapshot(snapshot()).chain, 0);
+  Json delta = snapshot();
+  delta["format"] = 2;
+  delta["base"] = "20260101-000000-000-00000000";
+  delta["chain"] = 3;
+  expect_refused(
+      Reason::kManifest, [&] { parse_snapshot(delta); }, "field 'files.delta.safetensors': missing");
+  delta["files"]["delta.safetensors"] = delta["files"]["weights.safetensors"];
+  SnapshotManifest found = parse_snapshot(delta);
+  EXPECT_EQ(found.base, "20260101-000000-000-00000000");
+  EXPECT_EQ(found.chain, 3);
+  EXPECT_EQ(found.weights.name, "delta.safetensors");
+  for (const Json& wrong : {Json(0), Json(-1), Json(kMaxChain + 1), Json("1"), Json(nullptr)}) {
+    delta["chain"] = wrong;
+    expect_refused(
+        Reason::kManifest, [&] { parse_snapshot(delta); }, "field 'chain': found", "expected an integer 1..64");
   }
 }
 

@@ -210,11 +210,11 @@ TEST_F(SnapshotDeltasTest, RefusesChainsThatDoNotFit) {
     return [=](Json& manifest) { manifest[Json::json_pointer(pointer)] = value; };
   };
   delta(1, {1}, 2, at("/chain", 2));
-  expect_refusal(1, Reason::kManifest, "field 'chain - 1': found 1; expected 0, as in version " + version(0));
+  expect_refusal(1, Reason::kManifest, "field 'chain': found 2; expected 1: version " + version(0));
   delta(1, {1}, 2, at("/chain", 0));
   expect_refusal(1, Reason::kManifest, "field 'chain': found");
   delta(1, {1}, 2, at("/base", version(1)));
-  expect_refusal(1, Reason::kManifest, "field 'chain - 1': found 0; expected 1");
+  expect_refusal(1, Reason::kManifest, "field 'chain': found 1; expected 2");
   delta(1, {1}, 2, at("/abi_hash", std::string(64, 'b')));
   expect_refusal(1, Reason::kAbi, "field 'abi_hash': found bbbb", "which it is built on");
   delta(1, {1}, 2, at("/dim", 3));
