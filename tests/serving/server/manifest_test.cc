@@ -14,7 +14,7 @@ constexpr const char* kVersion = "20260101-000000-000-00000000";
 
 Json snapshot() { return snapshot_manifest("income", kVersion, weights()); }
 
-void parse_snapshot(const Json& json) { parse_snapshot_manifest(json.dump(), "m"); }
+SnapshotManifest parse_snapshot(const Json& json) { return parse_snapshot_manifest(json.dump(), "m"); }
 void parse_binary(const Json& json) { parse_binary_manifest(json.dump(), "m"); }
 
 TEST(SnapshotManifest, ReadsWhatThePublisherWrites) {
