@@ -3,9 +3,9 @@
     train(scenario, run_dir, publisher=DeltaPublisher(registry, scenario), publish_every=Every.parse("10m"))
 
 The gate is for weights that are a few minutes apart: they are finite, and on a sample of the validation split, scored
-by the template binary, no task's normalized entropy is more than MAX_NE_RISE above that of the version published last
-(above 1, the base rate's, where nothing was published before). What it refuses is published with the next weights that
-pass.
+by the template binary, no task's normalized entropy is more than MAX_NE_RISE above that of the version published last.
+Where nothing was published before there is nothing to fall behind. What it refuses is published with the next weights
+that pass.
 """
 
 from __future__ import annotations
@@ -139,12 +139,13 @@ class DeltaPublisher:
         found = []
         for task, after in ne.items():
             before = self._ne.get(task)
-            limit = (1.0 if before is None else before) * (1 + self._max_ne_rise)
-            if after is not None and not after <= limit:
-                against = "the base rate's 1" if before is None else f"{before:.4f} in version {self._version()}"
+            if before is None or after is None:
+                continue
+            limit = before * (1 + self._max_ne_rise)
+            if not after <= limit:
                 found.append(
-                    f"task {task!r}: NE {after:.4f} on {len(self._labels):,} validation rows, {against}: at most "
-                    f"{limit:.4f} is published"
+                    f"task {task!r}: NE {after:.4f} on {len(self._labels):,} validation rows, {before:.4f} in version "
+                    f"{self._version()}: at most {limit:.4f} is published"
                 )
         return found
 

@@ -91,16 +91,6 @@ def test_the_gate_refuses_and_the_next_good_weights_pass(
     assert same(load_weights(registry, registry.snapshot("shop")), Weights(weights.slab, expected))
 
 
-def test_weights_worse_than_the_base_rate_are_not_the_first(registry_folder: Path, shop: Shop) -> None:
-    publisher = DeltaPublisher(Registry(registry_folder), load_scenario(shop[0]))
-    publisher.start(FeatureSpec.load(RunPaths(shop[1]).features))
-    weights = read_weights(RunPaths(shop[1]).weights)
-    outcome = publisher.whole(-weights.slab, weights.table, 1)
-    assert not outcome.published
-    assert "the base rate's 1: at most 1.0200 is published" in outcome.message
-    assert Registry(registry_folder).versions("shop") == []
-
-
 def test_a_run_goes_on_where_another_has_published(
     registry_folder: Path, shop: Shop, published: tuple[Registry, DeltaPublisher, Weights]
 ) -> None:
