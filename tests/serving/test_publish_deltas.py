@@ -100,7 +100,7 @@ def test_a_run_goes_on_where_another_has_published(
     later = DeltaPublisher(registry, load_scenario(shop[0]))
     later.start(FeatureSpec.load(RunPaths(shop[1]).features))
     table = weights.table.clone()
-    table[7] *= 1.001
+    table[9] *= 1.001  # a value of the second feature; row 7 is zeros
     outcome = later.whole(weights.slab, table, 9)
     assert outcome.published, outcome.message
     assert "a delta of 1 rows" in outcome.message
