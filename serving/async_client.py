@@ -52,6 +52,7 @@ class AsyncClient(ClientBase):
         version: str | None = None,
         label: str | None = None,
         request_id: str | None = None,
+        request_key: str | None = None,
         timeout: float | None = None,
         rows: int | None = None,
     ) -> Prediction:
@@ -64,6 +65,7 @@ class AsyncClient(ClientBase):
             version=version,
             label=label,
             request_id=request_id,
+            request_key=request_key,
             rows=rows,
         )
         if query.needs_metadata:
@@ -80,6 +82,7 @@ class AsyncClient(ClientBase):
         versions: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        request_key: str | None = None,
         timeout: float | None = None,
         rows: int | None = None,
     ) -> dict[str, Prediction | PredictError]:
@@ -92,6 +95,7 @@ class AsyncClient(ClientBase):
             versions=versions,
             labels=labels,
             request_id=request_id,
+            request_key=request_key,
             rows=rows,
         )
         if query.needs_metadata:

@@ -77,6 +77,7 @@ class Client(ClientBase):
         version: str | None = None,
         label: str | None = None,
         request_id: str | None = None,
+        request_key: str | None = None,
         timeout: float | None = None,
         rows: int | None = None,
     ) -> Prediction:
@@ -89,8 +90,11 @@ class Client(ClientBase):
             context: features that all candidates share, in the same forms with one row, or as bare values.
             tasks: tasks to return; default: all.
             version: accept only scores of this snapshot version.
-            label: score with the version that has this label; default: stable.
+            label: score with the version that has this label, stable or canary; default: the canary, if there is one,
+                for its share of the request keys, else stable.
             request_id: echoed in the response and in the server's log.
+            request_key: what is to meet one version always, such as the user, while a canary has a share of the
+                requests; default: the request id.
             timeout: seconds; default: the client's.
             rows: number of candidates, needed only if there are no candidate features.
 
@@ -105,6 +109,7 @@ class Client(ClientBase):
             version=version,
             label=label,
             request_id=request_id,
+            request_key=request_key,
             rows=rows,
         )
         if query.needs_metadata:
@@ -121,6 +126,7 @@ class Client(ClientBase):
         versions: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        request_key: str | None = None,
         timeout: float | None = None,
         rows: int | None = None,
     ) -> dict[str, Prediction | PredictError]:
@@ -131,7 +137,7 @@ class Client(ClientBase):
             candidates, context: as in `predict`. Each scenario takes what it reads; of tabular data the columns are
                 sent that any of them reads. What none of them reads is an error, in a mapping.
             tasks, versions, labels: as in `predict`, by scenario, where it is not the default.
-            request_id, timeout, rows: as in `predict`, of the call.
+            request_id, request_key, timeout, rows: as in `predict`, of the call.
 
         Returns:
             For each scenario, in order, its scores or why it has none: one that failed does not fail the others.
@@ -147,6 +153,7 @@ class Client(ClientBase):
             versions=versions,
             labels=labels,
             request_id=request_id,
+            request_key=request_key,
             rows=rows,
         )
         if query.needs_metadata:

@@ -58,6 +58,7 @@ class Query:
         version: str | None = None,
         label: str | None = None,
         request_id: str | None = None,
+        request_key: str | None = None,
         rows: int | None = None,
     ) -> None:
         self.scenario = scenario
@@ -66,6 +67,7 @@ class Query:
         self._version = version or ""
         self._label = label or ""
         self._request_id = request_id or ""
+        self._request_key = request_key or ""
         self._features = Features(candidates, context, rows)
         self._message: pb.PredictRequest | None = None
 
@@ -93,6 +95,7 @@ class Query:
                 scenario=self.scenario,
                 version=self._version,
                 label=self._label,
+                request_key=self._request_key,
                 rows=self.rows,
                 candidates=candidates,
                 context=context,
@@ -143,11 +146,13 @@ class MultiQuery:
         versions: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        request_key: str | None = None,
         rows: int | None = None,
     ) -> None:
         self.scenarios = _names(scenarios)
         self.metadata: dict[str, pb.ScenarioMetadata] = {}
         self._request_id = request_id or ""
+        self._request_key = request_key or ""
         tasks, versions, labels = tasks or {}, versions or {}, labels or {}
         for option, given in (("tasks", tasks), ("versions", versions), ("labels", labels)):
             unknown = next((name for name in given if name not in self.scenarios), None)
@@ -191,6 +196,7 @@ class MultiQuery:
             candidates=candidates,
             context=context,
             request_id=self._request_id,
+            request_key=self._request_key,
         )
 
     def answers(self, response: pb.MultiPredictResponse) -> dict[str, Prediction | PredictError]:

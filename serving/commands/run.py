@@ -109,6 +109,20 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    canary_error_rate: Annotated[
+        float | None,
+        typer.Option(help="Share of failed requests above stable's that ends a canary, 0: none. [default: 0.01]"),
+    ] = None,
+    canary_latency_ratio: Annotated[
+        float | None, typer.Option(help="p99 over stable's that ends a canary, 0: none. [default: 2]")
+    ] = None,
+    canary_drift: Annotated[
+        float | None,
+        typer.Option(help="Relative difference of mean predictions that ends a canary, 0: none. [default: 0.2]"),
+    ] = None,
+    canary_min_requests: Annotated[
+        int | None, typer.Option(help="Requests that a canary is judged by, at least. [default: 200]")
+    ] = None,
     drain_seconds: Annotated[
         int | None, typer.Option(help="Longest that requests in flight may take after SIGTERM. [default: 20]")
     ] = None,
@@ -156,6 +170,10 @@ def serve(
         "poll-ms": poll_ms,
         "memory-limit": memory_limit,
         "keep-warm": None if keep_warm is None else str(keep_warm).lower(),
+        "canary-error-rate": canary_error_rate,
+        "canary-latency-ratio": canary_latency_ratio,
+        "canary-drift": canary_drift,
+        "canary-min-requests": canary_min_requests,
         "drain-seconds": drain_seconds,
         "port-file": port_file,
         "log-level": log_level,

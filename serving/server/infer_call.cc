@@ -59,6 +59,8 @@ void InferCall<Transport>::read_inputs() {
   if (parameters.timeout && *parameters.timeout < kLongest) {
     this->deadline_ = std::min(this->deadline_, this->arrived_ + *parameters.timeout);
   }
+  this->request_key_ = parameters.request_key;
+  this->targets().front()->label = parameters.label;
   InferColumns columns = view_inputs(*request_, parameters.rows, this->state_.options.max_rows, this->arena_);
   this->rows_ = columns.rows;
   this->context_ = std::move(columns.context);

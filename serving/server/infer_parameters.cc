@@ -22,6 +22,11 @@ int64_t integer(const std::string& name, const InferParameter& value) {
   fail(place(name), "expected an int64_param");
 }
 
+std::string_view text(const std::string& name, const InferParameter& value) {
+  if (value.parameter_choice_case() == InferParameter::kStringParam) return value.string_param();
+  fail(place(name), "expected a string_param");
+}
+
 // Whether it says no more than its absence would.
 bool is_empty(const InferParameter& value) {
   switch (value.parameter_choice_case()) {
@@ -72,6 +77,10 @@ InferParameters read_parameters(const inference::ModelInferRequest& request) {
       const int64_t timeout = integer(name, value);
       if (timeout < 0) fail(place(name), std::to_string(timeout) + "; expected microseconds, or 0 for none");
       if (timeout > 0) out.timeout = std::chrono::microseconds(timeout);
+    } else if (name == "request_key") {
+      out.request_key = text(name, value);
+    } else if (name == "label") {
+      out.label = text(name, value);
     } else if (name.starts_with("sequence_") && !is_empty(value)) {
       fail(place(name), "sequences are not supported; every request is scored on its own");
     }

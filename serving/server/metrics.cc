@@ -49,6 +49,10 @@ Metrics::Metrics()
       refused_(counter(*registry_, "smt_snapshot_refused_total", "Snapshots refused, by reason.")),
       steps_(
           counter(*registry_, "smt_version_states_total", "Versions that came into a state, by scenario and state.")),
+      canary_requests_(counter(*registry_, "smt_canary_requests_total",
+                               "Requests that chance gave to the canary, by scenario and gRPC status.")),
+      rollbacks_(counter(*registry_, "smt_canary_rollbacks_total",
+                         "Canaries that an alarm took out of service, by scenario and cause.")),
       control_(counter(*registry_, "smt_control_total", "Calls to the control listener, by method and gRPC status.")),
       weight_bytes_(gauge(*registry_, "smt_weight_bytes", "Bytes of weights being served.")),
       created_(gauge(*registry_, "smt_snapshot_created_timestamp_seconds", "When the snapshot being served was made.")),
@@ -81,7 +85,9 @@ ScenarioMetrics Metrics::make(const std::string& scenario) {
   prometheus::Labels labels{{"scenario", scenario}};
   ScenarioMetrics made{};
   for (size_t i = 0; i < kOutcomeNames.size(); ++i) {
-    made.requests[i] = &requests_.Add({{"scenario", scenario}, {"code", std::string(kOutcomeNames[i])}});
+    const prometheus::Labels of_code{{"scenario", scenario}, {"code", std::string(kOutcomeNames[i])}};
+    made.requests[i] = &requests_.Add(of_code);
+    made.canary_requests[i] = &canary_requests_.Add(of_code);
   }
   for (Reason reason : kAllReasons) {
     made.refused[static_cast<size_t>(reason)] =
@@ -111,6 +117,10 @@ void Metrics::observe_block(int64_t rows, int64_t padding, int64_t expired) {
 }
 
 void Metrics::set_kernels(const std::string& name) { kernels_.Add({{"name", name}}).Set(1); }
+
+prometheus::Counter& Metrics::rollbacks(const std::string& scenario, std::string_view cause) {
+  return rollbacks_.Add({{"scenario", scenario}, {"cause", std::string(cause)}});
+}
 
 // Add() gives the series there is, if there is one.
 prometheus::Counter& Metrics::control(const std::string& method, const std::string& code) {

@@ -42,6 +42,7 @@ struct ScenarioMetrics {
   std::array<prometheus::Counter*, kOutcomeNames.size()> requests;
   std::array<prometheus::Counter*, std::size(kAllReasons)> refused;
   std::array<prometheus::Counter*, kAllVersionStates.size()> steps;
+  std::array<prometheus::Counter*, kOutcomeNames.size()> canary_requests;
   prometheus::Counter* rows;
   prometheus::Counter* late_rows;
   prometheus::Counter* failed_seconds;  // the part of request_seconds that ended in another status than OK
@@ -53,6 +54,7 @@ struct ScenarioMetrics {
   prometheus::Histogram* transform_seconds;
   prometheus::Histogram* compute_seconds;
 
+  prometheus::Counter& canary(Outcome outcome) { return *canary_requests[static_cast<size_t>(outcome)]; }
   prometheus::Counter& outcome(Outcome outcome) { return *requests[static_cast<size_t>(outcome)]; }
 };
 
@@ -78,6 +80,8 @@ class Metrics {
   prometheus::Gauge& scenarios() { return *scenarios_; }
   // Bytes of weights in memory, whatever their version's state.
   prometheus::Gauge& resident_bytes() { return *resident_bytes_; }
+  // Canaries that an alarm took out of service. `cause` is of a fixed set.
+  prometheus::Counter& rollbacks(const std::string& scenario, std::string_view cause);
   // Calls to the control listener. `method` and `code` are of fixed sets.
   prometheus::Counter& control(const std::string& method, const std::string& code);
   // When a listener's certificate expires; the series exists from the first call on. `listener`: data or control.
@@ -96,6 +100,8 @@ class Metrics {
   prometheus::Family<prometheus::Counter>& loads_;
   prometheus::Family<prometheus::Counter>& refused_;
   prometheus::Family<prometheus::Counter>& steps_;
+  prometheus::Family<prometheus::Counter>& canary_requests_;
+  prometheus::Family<prometheus::Counter>& rollbacks_;
   prometheus::Family<prometheus::Counter>& control_;
   prometheus::Family<prometheus::Gauge>& weight_bytes_;
   prometheus::Family<prometheus::Gauge>& created_;

@@ -19,6 +19,7 @@ void MultiPredictCall::decode() {
   PredictFields fields =
       read_multi_predict(in_one_piece(request_bytes_, arena_), wire_limits(state_.options.max_rows), arena_);
   request_id_ = fields.request_id;
+  request_key_ = fields.request_key;
   rows_ = fields.rows;
   if (rows_ < 1 || rows_ > state_.options.max_rows) {  // here: it is no scenario's fault
     throw Failure{Outcome::kInvalidArgument,

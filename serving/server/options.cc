@@ -31,6 +31,24 @@ std::string kernels_name() {
   }
 }
 
+// When a canary is taken out of service by itself.
+void add_canary_options(CLI::App& app, CanaryRules& rules) {
+  app.add_option("--canary-error-rate", rules.error_rate,
+                 "Share of failed requests above the stable version's at which a canary is rolled back; 0: never")
+      ->check(CLI::Range(0.0, 1.0));
+  app.add_option("--canary-latency-ratio", rules.latency_ratio,
+                 "p99 of a canary over the stable version's at which it is rolled back; 0: never")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option(
+         "--canary-drift", rules.drift,
+         "Relative difference of a task's mean prediction from the stable version's at which a canary is rolled "
+         "back; 0: never")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--canary-min-requests", rules.min_requests,
+                 "Requests that a canary is judged by, at least; of the last minute or two")
+      ->check(CLI::Range(int64_t{10}, int64_t{1} << 40));
+}
+
 }  // namespace
 
 Options parse_options(int argc, const char* const* argv, std::optional<int>& exit_code) {
@@ -110,6 +128,7 @@ Options parse_options(int argc, const char* const* argv, std::optional<int>& exi
       ->check(CLI::NonNegativeNumber);
   app.add_option("--keep-warm", options.keep_warm,
                  "Whether the version before the current one stays in memory, so that a rollback needs no load");
+  add_canary_options(app, options.canary);
   app.add_option("--drain-seconds", options.drain_seconds,
                  "On SIGTERM, how long requests in flight may take before they are cancelled")
       ->check(CLI::Range(0, 3600));

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "canary_monitor.h"
 #include "log.h"
 #include "pem_files.h"
 
@@ -32,6 +33,7 @@ struct Options {
   double access_log = 0;
   int poll_ms = 50;
   bool keep_warm = true;
+  CanaryRules canary{};
   int64_t memory_limit = 0;  // bytes of weights; set to what the machine allows when not given
   int drain_seconds = 20;
   std::filesystem::path port_file;  // empty: none

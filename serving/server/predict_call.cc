@@ -21,6 +21,7 @@ void PredictCall::decode() {
   target.label = asked.label;
   target.tasks = std::move(asked.tasks);
   request_id_ = fields.request_id;
+  request_key_ = fields.request_key;
   rows_ = fields.rows;
   context_ = std::move(fields.context);
   candidates_ = std::move(fields.candidates);

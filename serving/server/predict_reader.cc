@@ -118,6 +118,9 @@ class Reader {
       case bytes_tag(Request::kRequestIdFieldNumber):
         out_.request_id = text(wire, {}, "request_id");
         return true;
+      case bytes_tag(Request::kRequestKeyFieldNumber):
+        out_.request_key = text(wire, {}, "request_key");
+        return true;
       default:
         return false;
     }

@@ -31,6 +31,7 @@ struct PredictFields {
   std::vector<ScenarioFields> scenarios;  // one of a PredictRequest, at most kMaxScenarios of the other
   int32_t rows = 0;
   std::string_view request_id;
+  std::string_view request_key;
   std::vector<transform::Column> context;
   std::vector<transform::Column> candidates;
   // The name of the first feature whose values are not set; its column holds no floats.

@@ -101,20 +101,20 @@ void RegistryWatcher::visit(const std::string& name, const std::stop_token& stop
     return;
   }
   Scenario& scenario = known(name);
+  // What an operator needs at once goes first; the next scan begins the load again.
+  std::stop_source either;
+  std::stop_callback on_stop(stop, [&] { either.request_stop(); });
+  std::stop_callback on_urgent(commands_.urgent(), [&] { either.request_stop(); });
   if (*version == scenario.serving) {
     if (scenario.refusal) {
       scenario.refusal.reset();
       store_.clear_refusal(name);
       log::info("pointer_restored", {{"scenario", name}, {"version", *version}});
     }
-    return;
+  } else if (!scenario.refusal || !still_refused(*scenario.refusal, *version)) {
+    if (serve(name, *version, either.get_token(), true) == Loaded::kStopped) return;
   }
-  if (scenario.refusal && still_refused(*scenario.refusal, *version)) return;
-  // What an operator needs at once goes first; the next scan begins the load again.
-  std::stop_source either;
-  std::stop_callback on_stop(stop, [&] { either.request_stop(); });
-  std::stop_callback on_urgent(commands_.urgent(), [&] { either.request_stop(); });
-  serve(name, *version, either.get_token(), true);
+  if (!scenario.serving.empty()) follow_canary(name, scenario, pointers.canary, either.get_token());
 }
 
 RegistryWatcher::Scenario& RegistryWatcher::known(const std::string& name) {
@@ -172,7 +172,7 @@ RegistryWatcher::Loaded RegistryWatcher::serve(const std::string& name, const st
                                                              {"previous", previous},
                                                              {"weight_bytes", snapshot->weight_bytes()},
                                                              {"seconds", seconds_since(start)}});
-  settle(scenario);
+  settle(name, scenario);
   return Loaded::kYes;
 }
 

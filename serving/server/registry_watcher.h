@@ -1,6 +1,6 @@
 // Keeps the scenario store equal to the registry: polls every scenario's `current` and labels, and loads what changed.
 //
-// Polling, not inotify: registries live on network file systems too, and a look at a scenario at rest is three stat(2)
+// Polling, not inotify: registries live on network file systems too, and a look at a scenario at rest is two stat(2)
 // calls (pointers.h).
 #pragma once
 
@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "canary_monitor.h"
 #include "file_io.h"
 #include "lifecycle.h"
 #include "pointers.h"
@@ -42,6 +43,8 @@ class WatchObserver {
   virtual void serving(const LoadedSnapshot& snapshot, bool fresh) = 0;
   // `serving`: an earlier version of the scenario goes on being served.
   virtual void refused(const std::string& scenario, Reason reason, bool serving) = 0;
+  // An alarm took the scenario's canary out of service.
+  virtual void rolled_back(const std::string& scenario, AlarmCause cause) = 0;
   // A command took the scenario out of service.
   virtual void unloaded(const std::string& scenario) = 0;
   // A scan ended.
@@ -57,6 +60,9 @@ class WatchObserver {
 //   so, and a warning is logged once: withdrawing a scenario is an act of publishing, not the loss of a file.
 // - The version that was served before stays resident (kWarm), so that to go back needs no load. Those that have been
 //   warm for longest are given up when a load needs their memory; what then does not fit is refused (kMemory).
+// - A canary is loaded and answers its share beside the stable version, until an alarm (CanaryMonitor) takes it out of
+//   service: then it stays out until the label names another version or is taken away, or kLoad. While a scenario is
+//   pinned or unloaded it has no canary.
 // - Commands are done between two scenarios of a scan; to roll back interrupts a load that the registry asked for.
 //   `current` is not looked at while a scenario is pinned or unloaded by one. What commands decided ends with the
 //   process.
@@ -66,6 +72,7 @@ class RegistryWatcher {
     std::chrono::milliseconds retry = std::chrono::seconds(5);  // after kIo and kMemory
     bool keep_warm = true;
     int64_t memory_limit = 0;  // bytes of weights; 0: none
+    CanaryRules canary{};
   };
   // Where versions live, besides the watcher's own hold on them.
   struct Places {
@@ -109,6 +116,14 @@ class RegistryWatcher {
     Lifecycle::Id id;
     std::chrono::steady_clock::time_point warm_since{};
   };
+  // What a label names, and what became of it.
+  struct Labelled {
+    std::optional<Label> asked;
+    std::unique_ptr<Refusal> refusal;        // of what it names; with an empty version of the file itself
+    std::string withdrawn;                   // the version of it that an alarm took out of service
+    std::shared_ptr<CanaryMonitor> monitor;  // of the version that answers now
+    std::string compared_with;               // the stable version that `monitor` compares it with
+  };
   struct Scenario {
     std::string serving;  // version; empty: none
     std::string last;     // as `serving`, or what that was before an unload
@@ -119,6 +134,7 @@ class RegistryWatcher {
     bool unloaded = false;
     std::unique_ptr<Refusal> refusal;          // of what the registry names
     std::map<std::string, Resident> resident;  // by version
+    Labelled canary;
   };
   enum class Loaded { kYes, kRefused, kStopped };
 
@@ -138,11 +154,21 @@ class RegistryWatcher {
   Loaded load(const std::string& name, const std::string& version, const std::stop_token& stop, bool& fresh,
               std::unique_ptr<Refusal>& refusal);
   // Gives every resident version the state that its role asks for, and lets go of those without one.
-  void settle(Scenario& scenario);
+  void settle(const std::string& name, Scenario& scenario);
   // Lets go of a resident version; `cause`: why it was taken out of service, if something was wrong with it.
   void release(Scenario& scenario, std::map<std::string, Resident>::iterator resident, const std::string& cause = {});
   bool make_room(int64_t bytes);
   bool give_up_warm();  // the one that has been for longest; false: there is none
+
+  // Labels: see registry_watcher_labels.cc.
+  void follow_canary(const std::string& name, Scenario& scenario, const Pointer<Label>& pointer,
+                     const std::stop_token& stop);
+  bool load_canary(const std::string& name, Scenario& scenario, const std::stop_token& stop);
+  void refuse_canary(const std::string& name, Scenario& scenario, std::unique_ptr<Refusal> refusal);
+  void withdraw_canary(const std::string& name, Scenario& scenario, const Alarm& alarm);
+  // The version that answers for the canary; null: none.
+  static const Resident* active_canary(const Scenario& scenario);
+  void set_routes(const std::string& name, Scenario& scenario);
 
   // Commands: see registry_watcher_commands.cc.
   void run_commands(const std::stop_token& stop);

@@ -82,6 +82,8 @@ CommandOutcome RegistryWatcher::follow(const std::string& name, const std::stop_
   if (version && *version != scenario.serving) {
     if (serve(name, *version, stop, true, &refusal) == Loaded::kStopped) return failed(CommandCode::kCancelled, "");
   }
+  scenario.canary = {};  // the next scan loads what its label names, also if an alarm took that out of service
+  settle(name, scenario);
   // From here on the registry decides, also when what it names now was refused.
   scenario.pinned = false;
   scenario.unloaded = false;
@@ -115,6 +117,8 @@ CommandOutcome RegistryWatcher::load_version(const std::string& name, const std:
     }
   }
   scenario.pinned = true;
+  scenario.canary = {};
+  settle(name, scenario);
   scenario.refusal.reset();
   store_.clear_refusal(name);
   show(name, scenario);
@@ -131,7 +135,8 @@ CommandOutcome RegistryWatcher::unload(const std::string& name) {
   store_.clear_refusal(name);
   show(name, scenario);
   store_.withdraw(name);
-  settle(scenario);
+  scenario.canary = {};
+  settle(name, scenario);
   observer_.unloaded(name);
   log::info("snapshot_unloaded", {{"scenario", name}, {"version", version}});
   return {};
@@ -153,7 +158,7 @@ CommandOutcome RegistryWatcher::rollback(const std::string& name, const std::sto
     if (outcome.code != CommandCode::kOk) return outcome;
     scenario.rolled_back = true;
     scenario.previous.clear();
-    settle(scenario);  // lets go of what was rolled back
+    settle(name, scenario);  // lets go of what was rolled back
   }
   scenario.pinned = true;
   show(name, scenario);

@@ -62,13 +62,15 @@ RegistryWatcher::Loaded RegistryWatcher::load(const std::string& name, const std
   }
 }
 
-void RegistryWatcher::settle(Scenario& scenario) {
+void RegistryWatcher::settle(const std::string& name, Scenario& scenario) {
+  set_routes(name, scenario);  // before what they leave is let go of
+  const Resident* canary = active_canary(scenario);
   for (auto next = scenario.resident.begin(); next != scenario.resident.end();) {
     auto at = next++;
     auto& [version, resident] = *at;
     const VersionState state = lifecycle_.state(resident.id);
-    if (version == scenario.serving) {
-      lifecycle_.set_label(resident.id, kStable);
+    if (version == scenario.serving || &resident == canary) {
+      lifecycle_.set_label(resident.id, version == scenario.serving ? kStable : kCanary);
       if (state == VersionState::kWarm) lifecycle_.move(resident.id, VersionState::kServing);
     } else if (version == scenario.previous && rules_.keep_warm && !scenario.unloaded) {
       if (state == VersionState::kServing) {

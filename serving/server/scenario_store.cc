@@ -12,6 +12,18 @@ std::shared_ptr<const LoadedSnapshot> ScenarioStore::find(std::string_view scena
   return it == entries_.end() ? nullptr : it->second.snapshot;
 }
 
+ScenarioStore::Served ScenarioStore::served(std::string_view scenario) const {
+  std::lock_guard lock(mutex_);
+  auto it = entries_.find(scenario);
+  return it == entries_.end() ? Served{} : Served{it->second.snapshot, it->second.labels};
+}
+
+void ScenarioStore::set_labels(const std::string& scenario, std::shared_ptr<const LabelRoutes> labels) {
+  std::shared_ptr<const LabelRoutes> replaced;  // dropped outside the lock
+  std::lock_guard lock(mutex_);
+  replaced = std::exchange(entries_[scenario].labels, std::move(labels));
+}
+
 ScenarioStatus ScenarioStore::describe(const std::string& scenario, const Entry& entry) {
   ScenarioStatus status{.scenario = scenario,
                         .state = entry.snapshot           ? ScenarioState::kServing

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "label_routes.h"
 #include "snapshot.h"
 
 namespace smt::server {
@@ -46,6 +47,13 @@ class ScenarioStore {
   // reference for as long as it uses the snapshot: one reference for one request, so its scores are of one version.
   std::shared_ptr<const LoadedSnapshot> find(std::string_view scenario) const;
 
+  // As find(), with the versions that labels name besides (null: none).
+  struct Served {
+    std::shared_ptr<const LoadedSnapshot> stable;
+    std::shared_ptr<const LabelRoutes> labels;
+  };
+  Served served(std::string_view scenario) const;
+
   // nullopt: the registry names no such scenario.
   std::optional<ScenarioStatus> status(std::string_view scenario) const;
   std::vector<ScenarioStatus> list() const;  // sorted by name
@@ -61,6 +69,8 @@ class ScenarioStore {
   void refuse(const std::string& scenario, const std::string& version, const std::string& reason);
   // The pointer names the version being served again.
   void clear_refusal(const std::string& scenario);
+  // From this moment on for every new request. Null: no label names a version besides the stable one.
+  void set_labels(const std::string& scenario, std::shared_ptr<const LabelRoutes> labels);
   // For status() alone; find() does not look at it.
   void set_control(const std::string& scenario, ScenarioControl control);
   // Takes the scenario's snapshot out of service and returns it (null: there was none), as publish() does.
@@ -71,6 +81,7 @@ class ScenarioStore {
  private:
   struct Entry {
     std::shared_ptr<const LoadedSnapshot> snapshot;
+    std::shared_ptr<const LabelRoutes> labels;
     bool loading = false;
     std::string refused_version;
     std::string refused_reason;

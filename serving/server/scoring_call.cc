@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <new>
+#include <random>
 
 #include "log.h"
 #include "missing_scenario.h"
@@ -166,22 +167,8 @@ void ScoringCall::resolve(Target& target) {
                   target.where + target.names.scenario + ": empty; expected the name of a scenario"};
   }
   target.metrics = &state_.metrics.find(target.scenario);
-  if (!target.label.empty() && target.label != kStable) {
-    throw Failure{Outcome::kNotFound, target.where + "label: " + quote(target.label) +
-                                          " names no version of scenario " + quote(target.scenario) + "; expected " +
-                                          quote(kStable) + ", or none"};
-  }
-  target.snapshot = state_.store.find(target.scenario);
-  if (!target.snapshot) {
-    MissingScenario missing = describe_missing(state_, target.scenario);
-    throw Failure{missing.unknown ? Outcome::kNotFound : Outcome::kUnavailable, target.where + missing.message};
-  }
+  choose_version(target);
   const LoadedSnapshot& snapshot = *target.snapshot;
-  if (!target.version.empty() && target.version != snapshot.version) {
-    throw Failure{Outcome::kNotFound, target.where + target.names.version + ": " + quote(target.version) +
-                                          " of scenario " + quote(snapshot.scenario) + " is not being served; " +
-                                          quote(snapshot.version) + " is"};
-  }
   resolve_tasks(target);
   check(target);
   target.rows = rows_;
@@ -189,6 +176,46 @@ void ScoringCall::resolve(Target& target) {
   target.deadline = deadline_;
   target.bytes = bytes_ / targets_.size();
   target.queue = &state_.scheduler.queue(snapshot.scenario);
+}
+
+void ScoringCall::choose_version(Target& target) {
+  ScenarioStore::Served served = state_.store.served(target.scenario);
+  if (!served.stable) {
+    MissingScenario missing = describe_missing(state_, target.scenario);
+    throw Failure{missing.unknown ? Outcome::kNotFound : Outcome::kUnavailable, target.where + missing.message};
+  }
+  const LabelRoutes* labels = served.labels.get();
+  bool canary = false;
+  if (!target.label.empty()) {
+    canary = labels != nullptr && target.label == kCanary;
+    if (!canary && target.label != kStable) {
+      throw Failure{Outcome::kNotFound, target.where + "label: " + quote(target.label) +
+                                            " names no version of scenario " + quote(target.scenario) + "; expected " +
+                                            quote(kStable) + (labels != nullptr ? ", " + quote(kCanary) : "") +
+                                            ", or none"};
+    }
+  } else if (!target.version.empty()) {
+    canary = labels != nullptr && labels->canary->version == target.version;
+  } else if (labels != nullptr) {
+    canary = label_position(target.scenario, route_key()) < labels->percent;
+    target.arm = canary ? Arm::kCanary : Arm::kStable;
+    target.monitor = labels->monitor;
+  }
+  target.snapshot = canary ? labels->canary : std::move(served.stable);
+  if (!target.version.empty() && target.version != target.snapshot->version) {
+    throw Failure{Outcome::kNotFound, target.where + target.names.version + ": " + quote(target.version) +
+                                          " of scenario " + quote(target.scenario) + " is not being served; " +
+                                          quote(target.snapshot->version) + " is"};
+  }
+}
+
+// Of a request with neither key nor id: any, another one each time.
+std::string_view ScoringCall::route_key() {
+  if (!request_key_.empty()) return request_key_;
+  if (!request_id_.empty()) return request_id_;
+  static std::atomic<uint64_t> count{std::random_device{}()};
+  own_key_ = std::to_string(count.fetch_add(1, std::memory_order_relaxed));
+  return own_key_;
 }
 
 void ScoringCall::resolve_tasks(Target& target) {
@@ -271,6 +298,7 @@ void ScoringCall::account(Target& target) {
   const double taken = seconds(Clock::now() - arrived_);
   metrics.request_seconds->Observe(taken);
   if (outcome != Outcome::kOk) metrics.failed_seconds->Increment(taken);
+  compare(target, outcome, taken);
   log_request(target, outcome, target.failure ? target.failure->message : "");
 }
 
@@ -280,7 +308,24 @@ void ScoringCall::account(const Failure& failure) {
   nobody.scenario = !targets_.empty() && !many_ ? targets_.front()->scenario : peeked_;
   nobody.metrics = &state_.metrics.find(nobody.scenario);
   nobody.failure = failure;
+  if (!targets_.empty() && !many_) {
+    nobody.arm = targets_.front()->arm;
+    nobody.monitor = targets_.front()->monitor;
+  }
   account(nobody);
+}
+
+void ScoringCall::compare(const Target& target, Outcome outcome, double seconds) {
+  if (!target.monitor) return;
+  if (target.arm == Arm::kCanary && target.metrics != nullptr) target.metrics->canary(outcome).Increment();
+  target.monitor->answered(target.arm, outcome, seconds);
+  if (outcome != Outcome::kOk) return;
+  const auto heads = static_cast<size_t>(target.snapshot->binary->manifest().tasks);
+  for (const Task* task : target.heads) {
+    double sum = 0;
+    for (size_t at = static_cast<size_t>(task->head); at < target.scores.size(); at += heads) sum += target.scores[at];
+    target.monitor->scored(target.arm, task->name, sum / static_cast<double>(target.rows));
+  }
 }
 
 void ScoringCall::log_request(const Target& target, Outcome outcome, const std::string& message) {

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "canary_monitor.h"
 #include "failure.h"
 #include "metrics.h"
 #include "server_state.h"
@@ -41,7 +42,10 @@ class Target final : public Work {
   // What became of it: heads() to return in order, or the failure.
   std::vector<const Task*> heads;  // of `snapshot`
   std::optional<Failure> failure;
-  ScenarioMetrics* metrics = nullptr;  // of the scenario, or of "_unknown"
+  // When chance gave it to the stable version or the canary: which, and who compares them.
+  Arm arm = Arm::kStable;
+  std::shared_ptr<CanaryMonitor> monitor;  // null: it named its version, or there is no canary
+  ScenarioMetrics* metrics = nullptr;      // of the scenario, or of "_unknown"
 
   void concluded(Drop drop) noexcept override;
   bool cancelled() const noexcept override;
@@ -108,24 +112,29 @@ class ScoringCall {
   std::vector<transform::Column> context_;
   std::vector<transform::Column> candidates_;
   std::string_view request_id_;
+  std::string_view request_key_;  // what decides between canary and stable; empty: the request id does
   // Several targets: each reads its own of the columns, and fails for itself. Set by the decoder.
   bool many_ = false;
 
  private:
   friend class Target;
 
-  void admit();                  // throws Failure, InputError
-  void refuse_early();           // throws Failure
-  void resolve(Target& target);  // throws Failure, InputError
+  void admit();                         // throws Failure, InputError
+  void refuse_early();                  // throws Failure
+  void resolve(Target& target);         // throws Failure, InputError
+  void choose_version(Target& target);  // throws Failure
+  std::string_view route_key();
   void resolve_tasks(Target& target);
   void check(Target& target);  // throws InputError
   void check_read();           // throws InputError
   void submit();
   void target_concluded() noexcept;
+  void compare(const Target& target, Outcome outcome, double seconds);  // with the other version
   void log_request(const Target& target, Outcome outcome, const std::string& message);
 
   std::vector<std::unique_ptr<Target>> targets_;
   std::string_view peeked_;
+  std::string own_key_;
   std::atomic<int64_t> left_{0};  // targets not concluded, and one for start(); release and acquire order their results
   // cancel() sets the first and reads the second, start() sets the second and (under the scheduler's lock, for each
   // work) reads the first: sequentially consistent, so that at least one of them sees the other.

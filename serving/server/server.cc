@@ -39,7 +39,7 @@ Scheduler::Limits scheduler_limits(const Options& options) {
 }
 
 RegistryWatcher::Rules watcher_rules(const Options& options) {
-  return {.keep_warm = options.keep_warm, .memory_limit = options.memory_limit};
+  return {.keep_warm = options.keep_warm, .memory_limit = options.memory_limit, .canary = options.canary};
 }
 
 // Where /metrics listens. Debian's HTTP library is built without IPv6: the loopback and the wildcard address have an
@@ -195,8 +195,13 @@ void Server::set_health(const std::string& service, bool serving) {
   grpc_->GetHealthCheckService()->SetServingStatus(service, serving);
 }
 
+void Server::rolled_back(const std::string& scenario, AlarmCause cause) {
+  metrics_.rollbacks(scenario, alarm_cause_name(cause)).Increment();
+}
+
 void Server::found(const std::string& scenario) {
   metrics_.add(scenario);
+  for (AlarmCause cause : kAllAlarmCauses) metrics_.rollbacks(scenario, alarm_cause_name(cause));  // from 0 on
   set_health(scenario, false);
 }
 

@@ -62,6 +62,7 @@ class Server : private WatchObserver {
   void found(const std::string& scenario) override;
   void serving(const LoadedSnapshot& snapshot, bool fresh) override;
   void refused(const std::string& scenario, Reason reason, bool serving) override;
+  void rolled_back(const std::string& scenario, AlarmCause cause) override;
   void unloaded(const std::string& scenario) override;
   void scanned() override;
 

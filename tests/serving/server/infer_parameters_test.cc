@@ -39,6 +39,18 @@ TEST(InferParameters, RowsAndTimeout) {
   EXPECT_EQ(read_parameters(request).timeout, std::nullopt) << "clients send 0 for none";
 }
 
+TEST(InferParameters, WhatChoosesTheVersion) {
+  ModelInferRequest request;
+  EXPECT_EQ(read_parameters(request).request_key, "");
+  EXPECT_EQ(read_parameters(request).label, "");
+  parameter(request, "request_key").set_string_param("user-7");
+  parameter(request, "label").set_string_param("canary");
+  EXPECT_EQ(read_parameters(request).request_key, "user-7");
+  EXPECT_EQ(read_parameters(request).label, "canary");
+  EXPECT_EQ(refused([](auto& r) { parameter(r, "request_key").set_int64_param(7); }),
+            "parameter 'request_key': expected a string_param");
+}
+
 TEST(InferParameters, TypesAreChecked) {
   EXPECT_EQ(refused([](auto& r) { parameter(r, "rows").set_string_param("7"); }),
             "parameter 'rows': expected an int64_param");

@@ -22,11 +22,9 @@ TEST_F(PointerReaderTest, ReadsTheLabels) {
   EXPECT_FALSE(reader_.read("a").canary.value);
   builder_.point("a", "v1");
   label("canary", R"({"version": "v2", "percent": 2.5, "set_by": "me"})");
-  label("shadow", R"({"version": "v3", "percent": 100})");
   const Pointers& pointers = reader_.read("a");
   EXPECT_EQ(pointers.current.value, "v1");
   EXPECT_EQ(pointers.canary.value, (Label{.version = "v2", .percent = 2.5}));
-  EXPECT_EQ(pointers.shadow.value, (Label{.version = "v3", .percent = 100}));
   std::filesystem::remove(registry_.label_file("a", kCanary));
   EXPECT_FALSE(reader_.read("a").canary.value);
 }

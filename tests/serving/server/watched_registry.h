@@ -22,6 +22,9 @@ class Observer final : public WatchObserver {
   void refused(const std::string& scenario, Reason reason, bool serving) override {
     add("refused " + scenario + " " + std::string(reason_name(reason)) + (serving ? " serving" : ""));
   }
+  void rolled_back(const std::string& scenario, AlarmCause cause) override {
+    add("rolled back " + scenario + " " + std::string(alarm_cause_name(cause)));
+  }
   void unloaded(const std::string& scenario) override { add("unloaded " + scenario); }
   void scanned() override {
     std::lock_guard lock(mutex_);
