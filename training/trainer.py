@@ -88,8 +88,8 @@ def train(
         # Some move rows that no batch looked up, or export other weights than they train.
         named = ", ".join(technique.label for technique in scenario.template.techniques)
         raise TrainingError(
-            f"template {scenario.template.name} has the techniques {named}: weights are published while training goes on "
-            "only without any; take them out, or `smt publish` the run when it has ended"
+            f"template {scenario.template.name} has the techniques {named}: weights are published while training goes "
+            "on only without any; take them out, or `smt publish` the run when it has ended"
         )
     with process_group() as device, Display(progress and dist.get_rank() == 0) as display:
         training = _Training(scenario, RunPaths(Path(run_dir)), device, display)
