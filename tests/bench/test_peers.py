@@ -11,6 +11,7 @@ from bench.ours import FusedEngine
 from bench.peer_build import ArtefactCache, NotBuilt, Problem
 from bench.peer_net import PeerNet
 from bench.peers import PEERS
+from bench.result import device
 from bench.shapes import Shape, random_arena, random_batch, random_table, reference
 from smt.kernels.cpu import Precision
 from smt.training.template import load_template
@@ -18,6 +19,9 @@ from tests.bench.support import KINDS, tiny_shape
 from tests.serving.support import TEMPLATE_YAML
 
 ALLOWED: dict[str, float] = {"fp32": 1e-5, "bf16": 3e-2, "int8": 0.15}
+ISA = device()["isa"]
+# Without VNNI, ONNX Runtime adds pairs of products in 16 bits, which saturate.
+PEER_INT8 = ALLOWED["int8"] if "avx512_vnni" in ISA else 0.5
 # max_autotune is the same call with one more setting, and takes a minute.
 TESTED = [
     (peer, number) for peer, variants in PEERS.items() if "autotune" not in peer for number in range(len(variants))
@@ -38,6 +42,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ArtefactCache:
 @pytest.mark.parametrize(("peer", "number"), TESTED, ids=lambda value: str(value).replace(" ", "_"))
 def test_a_peer_computes_the_templates_function(problem: Problem, cache: ArtefactCache, peer: str, number: int) -> None:
     variant = PEERS[peer][number]
+    allowed = PEER_INT8 if peer.endswith("int8") else ALLOWED[peer[-4:]]
+    if peer == "OpenVINO bf16" and "avx512_bf16" not in ISA and "amx_bf16" not in ISA:
+        pytest.skip("OpenVINO multiplies in bf16 only where the CPU does; this one has neither AVX512-BF16 nor AMX")
     rng = np.random.default_rng(0)
     engine = None
     for rows in (1, 33):
@@ -46,7 +53,7 @@ def test_a_peer_computes_the_templates_function(problem: Problem, cache: Artefac
         for _ in range(2):  # what an engine was given last must not stay
             batch = random_batch(problem.shape, rows, rng)
             expected = reference(problem.shape, problem.slab[None], problem.table, batch)
-            assert difference(engine, batch, expected) <= ALLOWED[peer[-4:]]
+            assert difference(engine, batch, expected) <= allowed
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])

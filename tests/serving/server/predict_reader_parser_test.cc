@@ -81,7 +81,8 @@ std::string values_of(const transform::Column& column) {
 
 template <typename Request>
 Lines lines_of(const Request& request) {
-  Lines out{"rows " + std::to_string(request.rows()), "id " + exactly(request.request_id())};
+  Lines out{"rows " + std::to_string(request.rows()), "id " + exactly(request.request_id()),
+            "key " + exactly(request.request_key())};
   auto add_scenario = [&](const auto& scenario) {
     out.push_back("scenario " + exactly(scenario.scenario()) + exactly(scenario.version()) + exactly(scenario.label()) +
                   listed("tasks", scenario.tasks()));
@@ -107,7 +108,8 @@ Lines lines_of(const Request& request) {
 }
 
 Lines lines_of(const PredictFields& fields) {
-  Lines out{"rows " + std::to_string(fields.rows), "id " + exactly(fields.request_id)};
+  Lines out{"rows " + std::to_string(fields.rows), "id " + exactly(fields.request_id),
+            "key " + exactly(fields.request_key)};
   for (const ScenarioFields& scenario : fields.scenarios) {
     out.push_back("scenario " + exactly(scenario.scenario) + exactly(scenario.version) + exactly(scenario.label) +
                   listed("tasks", scenario.tasks));

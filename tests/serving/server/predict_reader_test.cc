@@ -77,8 +77,8 @@ TEST_F(PredictReaderTest, ReadsARequest) {
 
 // Whoever adds a field to these messages adds it to the reader too, and to the comparison with the parser.
 TEST_F(PredictReaderTest, KnowsEveryField) {
-  EXPECT_EQ(v1::PredictRequest::descriptor()->field_count(), 8);
-  EXPECT_EQ(v1::MultiPredictRequest::descriptor()->field_count(), 5);
+  EXPECT_EQ(v1::PredictRequest::descriptor()->field_count(), 9);
+  EXPECT_EQ(v1::MultiPredictRequest::descriptor()->field_count(), 6);
   EXPECT_EQ(v1::ScenarioRequest::descriptor()->field_count(), 4);
   EXPECT_EQ(v1::Feature::descriptor()->field_count(), 6);
   for (const auto* values :
