@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from smt.training.optimizers.adam_like import moments
 from smt.training.optimizers.cadam import CAdam
 from smt.training.optimizers.shampoo import Shampoo
 from smt.training.sharded import ShardedModel
@@ -55,7 +56,7 @@ def _make(kind: str, groups: list[dict[str, Any]], lr: float, weight_decay: floa
 
 def fill(optimizer: torch.optim.Optimizer) -> None:
     """Gives a fresh optimizer the state that it else creates in its first step, to load into."""
-    initial = getattr(optimizer, "initial_state", CAdam.initial_state)  # CAdam's is also Adam's
+    initial = getattr(optimizer, "initial_state", moments)  # Adam has no such method
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             optimizer.state[parameter] = initial(parameter)

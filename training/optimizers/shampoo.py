@@ -7,15 +7,17 @@ learning rates mean what they mean there. The roots are renewed every few steps.
 `max_side`, take Adam's step. Tensors of more dimensions are stacks of matrices.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from smt.training.optimizers.adam_like import AdamLike
 
-class Shampoo(torch.optim.Optimizer):
-    """State of a parameter: step, exp_avg, exp_avg_sq, and of matrices left, right, left_root, right_root."""
+
+class Shampoo(AdamLike):
+    """State of a matrix, beside Adam's: left, right, left_root, right_root."""
 
     def __init__(
         self,
@@ -28,14 +30,10 @@ class Shampoo(torch.optim.Optimizer):
         max_side: int = 1024,
     ) -> None:
         self.every, self.max_side = every, max_side
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        super().__init__(params, lr, betas, eps, weight_decay)
 
     def initial_state(self, parameter: Tensor) -> dict[str, Tensor]:
-        state = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
+        state = super().initial_state(parameter)
         if parameter.dim() > 1 and max(parameter.shape[-2:]) <= self.max_side and min(parameter.shape[-2:]) > 1:
             *stack, rows, columns = parameter.shape
             for side, size in (("left", rows), ("right", columns)):
@@ -43,33 +41,17 @@ class Shampoo(torch.optim.Optimizer):
                 state[f"{side}_root"] = torch.eye(size, device=parameter.device).expand(*stack, size, size).clone()
         return state
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        assert closure is None
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._move(parameter, parameter.grad, group)
-
-    def _move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        if not self.state[parameter]:
-            self.state[parameter] = self.initial_state(parameter)
-        state = self.state[parameter]
-        first, second = group["betas"]
-        state["step"] += 1
-        step = int(state["step"])
-        mean = state["exp_avg"].lerp_(gradient, 1 - first)
-        square = state["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        change = mean / (1 - first**step) / (square / (1 - second**step)).sqrt_().add_(group["eps"])
-        if "left" in state:
-            state["left"].lerp_(gradient @ gradient.mT, 1 - second)
-            state["right"].lerp_(gradient.mT @ gradient, 1 - second)
-            if step == 1 or step % self.every == 0:
-                for side in ("left", "right"):
-                    state[f"{side}_root"].copy_(inverse_fourth_root(state[side] / (1 - second**step)))
-            direction = state["left_root"] @ mean @ state["right_root"]
-            change = direction * (change.norm() / direction.norm().clamp(min=1e-30))
-        parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(change, alpha=group["lr"])
+    def vary(self, change: Tensor, gradient: Tensor, state: dict[str, Tensor], step: int, decay: float) -> Tensor:
+        if "left" not in state:
+            return change
+        state["left"].lerp_(gradient @ gradient.mT, 1 - decay)
+        state["right"].lerp_(gradient.mT @ gradient, 1 - decay)
+        if step == 1 or step % self.every == 0:
+            for side in ("left", "right"):
+                state[f"{side}_root"].copy_(inverse_fourth_root(state[side] / (1 - decay**step)))
+        direction = state["left_root"] @ state["exp_avg"] @ state["right_root"]
+        grafted: Tensor = direction * (change.norm() / direction.norm().clamp(min=1e-30))
+        return grafted
 
 
 def inverse_fourth_root(matrix: Tensor, epsilon: float = 1e-6) -> Tensor:
