@@ -81,12 +81,15 @@ def publish_delta(registry: Registry, content: bytes) -> str:
 
 
 def kill_writers(root: Path, kills: int, seed: int, *, weight_bytes: int = 100_000) -> Crashes:
-    """Starts a writer, kills it within the time of some ten publications, looks at the registry; `kills` times."""
+    """Starts a writer, lets it end up to ten operations, kills it in the next; looks at the registry. `kills` times.
+
+    When, is counted in operations and not in time: on a slow machine too writers get to every kind of them.
+    """
     generator = random.Random(seed)
     registry, found = Registry(root), Crashes()
     started = time.monotonic()
     known = {publish(registry, generator.randbytes(weight_bytes)) for _ in range(3)}
-    longest = 10 * (time.monotonic() - started) / 3
+    operation_seconds = (time.monotonic() - started) / 3
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
         for _ in range(kills):
@@ -94,8 +97,8 @@ def kill_writers(root: Path, kills: int, seed: int, *, weight_bytes: int = 100_0
             arguments = (str(root), str(report), generator.random(), weight_bytes)
             writer = _processes().Process(target=_write, args=arguments)
             writer.start()
-            _wait_for(report)
-            time.sleep(generator.uniform(0, longest))
+            _wait_for(report, generator.randrange(11))
+            time.sleep(generator.uniform(0, operation_seconds))
             writer.kill()
             writer.join()
             if writer.exitcode != -signal.SIGKILL:
@@ -137,11 +140,12 @@ def _processes() -> Any:
     return context
 
 
-def _wait_for(report: Path) -> None:
+def _wait_for(report: Path, operations: int) -> None:
+    """Until the writer has started and reported the end of so many operations."""
     deadline = time.monotonic() + _WAIT_SECONDS
-    while not report.stat().st_size:
+    while report.read_bytes().count(b"\n") < 1 + operations:
         if time.monotonic() > deadline:
-            raise RuntimeError(f"waited {_WAIT_SECONDS:.0f} s for a writer to start")
+            raise RuntimeError(f"waited {_WAIT_SECONDS:.0f} s for a writer's operations")
         time.sleep(0.001)
 
 
@@ -160,7 +164,7 @@ def _run_until(root: str, operation: Callable[[Registry], object], number: int) 
 
 
 def _write(root: str, report: str, seed: float, weight_bytes: int) -> None:
-    """Changes the registry until it is killed; reports what it published and what it removed."""
+    """Changes the registry until it is killed; reports each operation that ended, what it published and removed."""
     generator, registry = random.Random(seed), Registry(root)
     lines = os.open(report, os.O_WRONLY | os.O_APPEND)
     os.write(lines, b"started\n")
@@ -171,11 +175,12 @@ def _write(root: str, report: str, seed: float, weight_bytes: int) -> None:
             ("publish", "delta", "canary", "promote", "rollback", "label", "clear", "pin", "unpin", "gc"),
             (4, 4, 1, 2, 2, 1, 1, 1, 2, 3),
         )[0]
+        ended = kind
         if kind in ("publish", "canary"):
             version = publish(registry, content, label="canary" if kind == "canary" else "stable")
-            os.write(lines, f"published {version}\n".encode())
+            ended = f"published {version}"
         elif kind == "delta":
-            os.write(lines, f"published {publish_delta(registry, content)}\n".encode())
+            ended = f"published {publish_delta(registry, content)}"
         elif kind == "promote":
             promote(registry, SCENARIO, any_version)
         elif kind == "rollback":
@@ -195,7 +200,8 @@ def _write(root: str, report: str, seed: float, weight_bytes: int) -> None:
                 unpin(registry, SCENARIO, version)
         else:
             removed = collect(registry, SCENARIO, Policy(_KEEP, timedelta()), apply=True).removed
-            os.write(lines, f"collected {' '.join(removed)}\n".encode())
+            ended = f"collected {' '.join(removed)}"
+        os.write(lines, f"{ended}\n".encode())
 
 
 def _read_report(report: Path, found: Crashes, known: set[str]) -> set[str]:
