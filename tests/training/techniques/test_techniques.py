@@ -46,6 +46,7 @@ def make(plain: TrainResult) -> Callable[[str], Technique]:
         "embedding_l2": {"strength": 0.1},
         "mba_reg": {"strength": 1.0},
         "ema": {"every": 2, "decay": 0.8},
+        "narrow_tables": {"dim": 6},
     }
     return lambda name: registered()[name].model_validate({"name": name, **settings.get(name, {})})
 
@@ -183,6 +184,20 @@ def test_requirements(tmp_path: Path) -> None:
     (tmp_path / "template.yaml").write_text(f"{text}techniques: [batch_norm]\n")
     with pytest.raises(ConfigError, match="technique 'batch_norm' needs a deep arch of type mlp without layer_norm"):
         load_template(tmp_path / "template.yaml")
+    with pytest.raises(ConfigError, match=r"'narrow_tables' needs a dim below 4, the template's slots\.dim; found 4"):
+        loaded(tmp_path, "[{name: narrow_tables, dim: 4}]")
+
+
+@pytest.mark.parametrize("tables", ["{type: rowwise_adagrad, lr: 0.1}", "{type: adam, lr: 0.01, weight_decay: 0.01}"])
+def test_narrow_tables_end_in_zeros_and_train_the_rest(tmp_path: Path, tables: str) -> None:
+    changes = {"  dim: 4": "  dim: 8", "{type: rowwise_adagrad, lr: 0.1}": tables}
+    scenario = make_scenario(tmp_path, template=changes, train=300, valid=100)
+    technique = registered()["narrow_tables"].model_validate({"name": "narrow_tables", "dim": 6})
+    runs = [train(with_technique(scenario, technique), tmp_path / f"run{n}", epochs=n, progress=False) for n in (1, 2)]
+    early, late = (load_file(run.weights)["table"] for run in runs)
+    assert (late[:, 6:] == 0).all()
+    assert (late[:, :6].abs().sum(dim=0) > 0).all()
+    assert not torch.equal(early, late)
 
 
 def test_a_teacher_of_other_features_is_refused(plain: TrainResult, tmp_path: Path) -> None:
