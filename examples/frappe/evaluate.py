@@ -8,7 +8,6 @@ the function that the template binary computes.
 """
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from bench.result import Result
+from examples.seeds import add_means, with_seed
 from smt.kernels.transform import FeatureTransform, columns_from_arrow
 from smt.serving.binary import batch_inputs
 from smt.serving.snapshot import SnapshotError, read_weights
@@ -37,13 +37,6 @@ STATEMENT = (
     "training negatives re-drawn; valid and test official; distilled from a teacher that uses train-only statistics"
 )
 _ROWS = 8192
-
-
-def with_seed(scenario: Scenario, seed: int) -> Scenario:
-    """The scenario, trained from another seed."""
-    template = scenario.template
-    recipe = template.recipe.model_copy(update={"seed": seed})
-    return dataclasses.replace(scenario, template=template.model_copy(update={"recipe": recipe}))
 
 
 def score(scenario: Scenario, run: TrainResult, file: Path) -> TaskMetrics:
@@ -82,17 +75,8 @@ def evaluate(scenario: Scenario, data: Path, runs: Path, seeds: Sequence[int], r
             row |= {f"{split}_auc": metrics.auc, f"{split}_logloss": metrics.logloss, f"{split}_ne": metrics.ne}
         result.results.append(row)
         print(json.dumps(row), flush=True)
-    _add_means(result)
-
-
-def _add_means(result: Result) -> None:
-    """Mean and standard deviation over the seeds of every figure, and the targets on the means of test."""
-    names = [name for name in result.results[0] if name.startswith(("valid_", "test_"))]
-    columns = {name: np.array([row[name] for row in result.results]) for name in names}
-    result.extra["mean"] = {name: float(column.mean()) for name, column in columns.items()}
-    if len(result.results) > 1:
-        result.extra["deviation"] = {name: float(column.std(ddof=1)) for name, column in columns.items()}
-    mean, over = result.extra["mean"], f"mean of {len(result.results)} seeds, chosen on valid"
+    mean = add_means(result, [name for name in result.results[0] if name.startswith(("valid_", "test_"))])
+    over = f"mean of {len(seeds)} seeds, chosen on valid"
     result.target("frappe-auc", f"test AUC on Frappe_x1, {over}", mean["test_auc"], ">=", 0.9870)
     result.target("frappe-logloss", f"test logloss on Frappe_x1, {over}", mean["test_logloss"], "<=", 0.1300)
 

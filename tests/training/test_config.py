@@ -56,8 +56,8 @@ TEMPLATE_MISTAKES = [
         "type: cross",
         "components.interaction.type",
         "'cross'",
-        "cross_full, cross_low_rank, cross_mixture, dhen, dot, final, finalmlp, inner_product, masknet, rankmixer, "
-        "wukong",
+        "concat, cross_full, cross_low_rank, cross_mixture, dhen, dot, final, finalmlp, inner_product, masknet, "
+        "rankmixer, wukong",
     ),
     ("rank: 4", "rnak: 4", "components.interaction.rank", "nothing", "an integer from 1 to 65536 (required)"),
     ("rank: 4", "rank: 4, rnak: 4", "components.interaction.rnak", "did you mean 'rank'?", "type, layers, rank"),

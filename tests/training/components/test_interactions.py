@@ -82,6 +82,10 @@ def finalmlp(dense: Tensor, vectors: Tensor, w: Weights) -> Tensor:
     return torch.cat([one, two, torch.stack(fused)])
 
 
+def concat(dense: Tensor, vectors: Tensor, w: Weights) -> Tensor:
+    return torch.cat([dense, *vectors])
+
+
 def inner_product(dense: Tensor, vectors: Tensor, w: Weights) -> Tensor:
     pairs = [vectors[i] @ vectors[j] for i in range(SLOTS) for j in range(i)]
     return torch.cat([dense, *vectors, torch.stack(pairs)])
@@ -132,6 +136,7 @@ def dhen(dense: Tensor, vectors: Tensor, w: Weights) -> Tensor:
 
 
 BY_HAND: dict[str, Callable[[Tensor, Tensor, Weights], Tensor]] = {
+    "concat": concat,
     "cross_mixture": cross_mixture,
     "dhen": dhen,
     "final": final,

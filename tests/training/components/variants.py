@@ -5,6 +5,7 @@ from __future__ import annotations
 from smt.training.template import Template
 
 INTERACTIONS: dict[str, dict[str, object]] = {
+    "concat": {},
     "cross_mixture": {"layers": 2, "experts": 3, "rank": 4},
     "dhen": {"layers": 2, "modules": ["dot", "linear", "cross", "mlp"], "hidden": 6},
     "final": {"units": [12, 8]},

@@ -1,0 +1,1 @@
+"""MovieLens-1M: who likes which film, for three age groups."""
