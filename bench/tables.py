@@ -176,6 +176,45 @@ def budget(content: dict[str, Any]) -> list[str]:
     return _picked({"rows": "rows", "callers": "clients", "cpu_us": "CPU, us", **parts}, content["results"])
 
 
+def _spread(content: dict[str, Any], name: str) -> str:
+    """Mean and standard deviation over the seeds of a figure."""
+    return f"{content['mean'][name]:.4f} ± {content['deviation'][name]:.4f}"
+
+
+def quality_frappe(content: dict[str, Any]) -> list[str]:
+    """What was asked; the mean over the seeds of each split; every seed."""
+    named = {"valid_auc": "valid AUC", "valid_logloss": "valid logloss"}
+    named |= {"test_auc": "test AUC", "test_logloss": "test logloss"}
+    mean = ["mean ± sd", "", *(_spread(content, name) for name in named)]
+    seeds = [[row[key] for key in ("seed", "epoch", *named)] for row in content["results"]]
+    return [
+        *_asked(content),
+        "",
+        *_table(["seed", "best epoch", *named.values()], [*seeds, mean]),
+        "",
+        f"{len(seeds)} seeds; {content['statement']}.",
+    ]
+
+
+def quality_movielens(content: dict[str, Any]) -> list[str]:
+    """What was asked; the three scenarios and the shared model, mean over the seeds."""
+    rows = [
+        [
+            name,
+            *(_spread(content, f"{who}{name}_{figure}") for figure in ("auc", "logloss") for who in ("", "control_")),
+        ]
+        for name in content["teacher"]["valid"]
+    ]
+    titles = ["rows of", "AUC", "AUC, shared MLP", "logloss", "logloss, shared MLP"]
+    return [
+        *_asked(content),
+        "",
+        *_table(titles, rows),
+        "",
+        f"Mean ± sd of {len(content['results'])} seeds; {content['statement']}.",
+    ]
+
+
 # Marker: result file and how it is shown.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "budget": ("budget", budget),
@@ -183,6 +222,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "isolation": ("isolation", isolation),
     "kernels": ("kernels", kernels),
     "kernels_summary": ("kernels", kernels_summary),
+    "quality_frappe": ("quality_frappe", quality_frappe),
+    "quality_movielens": ("quality_movielens", quality_movielens),
     "scenarios": ("scenarios", scenarios),
     "serving": ("serving", serving),
     "serving_summary": ("serving", _asked),

@@ -48,7 +48,7 @@ class Settings:
     burn_in: int = 30
     draws: int = 90
     thinning: int = 3
-    drawn: int = 3_000_000
+    drawn: int = 1_500_000
     hard: float = 0.2
 
 

@@ -244,9 +244,7 @@ def test_one_template_serves_what_was_trained(
 def real_data() -> Path:
     folder = Path(os.environ.get("SMT_DATA", "")) / "movielens_1m_3scenario"
     if not os.environ.get("SMT_DATA") or not (folder / "ratings.parquet").exists():
-        pytest.skip(
-            "needs MovieLens-1M, which may not be redistributed: SMT_DATA, the data sets, is not set"
-        )
+        pytest.skip("needs MovieLens-1M, which may not be redistributed: SMT_DATA, the data sets, is not set")
     return folder
 
 
