@@ -25,7 +25,7 @@ from examples.ecosystem.surfaces import SURFACES, Surface
 SEED = 2026
 VALID_SHARE = 0.2
 # Most rows of a split. One run of a scenario stays within seconds, so that many of them can be made.
-MOST_ROWS = {"train": 60_000, "valid": 20_000, "test": 40_000}
+MOST_ROWS = {"train": 40_000, "valid": 20_000, "test": 40_000}
 
 
 def cut(surface: Surface, source: Splits) -> Splits:
@@ -75,9 +75,7 @@ def prepare(data: Path, output: Path, sources: Sequence[str]) -> dict[str, dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get("SMT_DATA")
-    parser.add_argument(
-        "--data", type=Path, default=default, help="folder with movielens_1m_3scenario/ and frappe_x1/"
-    )
+    parser.add_argument("--data", type=Path, default=default, help="folder with movielens_1m_3scenario/ and frappe_x1/")
     parser.add_argument("--output", type=Path, default=Path("build/ecosystem"))
     parser.add_argument("--sources", nargs="+", choices=list(SOURCES), default=list(SOURCES))
     arguments = parser.parse_args()
