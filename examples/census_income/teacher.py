@@ -48,12 +48,16 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the teacher is, and what it labels: the training rows, and `drawn` swapped ones (rows.swapped)."""
+    """What the teacher is, and what it labels: the training rows `repeats` times, and `drawn` swapped ones.
+
+    Validation rows are of the kind of the training rows, which would be few among the swapped if not repeated.
+    """
 
     seed: int = 1
     folds: int = 8
     max_trees: int = 1500
     patience: int = 50
+    repeats: int = 3
     drawn: int = 800_000
     most: float = 0.3
     threads: int = 1
@@ -133,12 +137,13 @@ def run(data: Path, output: Path, settings: Settings) -> dict[str, Any]:
     drawn = swapped(train, settings.drawn, settings.most, np.random.default_rng((settings.seed, 1)))
     drawn_rows = encoder(drawn)
     y, y_valid = labels(train), labels(valid)
-    table = pa.concat_tables([train.select(drawn.column_names), drawn], promote_options="default")
+    repeated = [train.select(drawn.column_names)] * settings.repeats
+    table = pa.concat_tables([*repeated, drawn], promote_options="default")
     figures, trees = {}, {}
     for task, (name, column) in enumerate(TASKS.items()):
         by = combinations(encoder.names) if name in COMBINED else []
         teacher = TaskTeacher(encoder, train_rows, y[:, task], valid_rows, y_valid[:, task], by, settings)
-        said = np.concatenate([teacher.of_training_rows(), teacher(drawn_rows)])
+        said = np.concatenate([*[teacher.of_training_rows()] * settings.repeats, teacher(drawn_rows)])
         table = table.append_column(column, pa.array(said))
         figures[name] = task_metrics(y_valid[:, task], teacher(valid_rows)).to_json()
         trees[name] = [model.best_iteration for model in teacher.models]
