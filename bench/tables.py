@@ -215,6 +215,22 @@ def quality_movielens(content: dict[str, Any]) -> list[str]:
     ]
 
 
+def quality_census(content: dict[str, Any]) -> list[str]:
+    """What was asked; taught, on labels alone, and the teacher itself."""
+    rows = []
+    for task, teacher in content["teacher"]["valid"].items():
+        for figure in ("auc", "ne"):
+            ours = [_spread(content, f"{prefix}{task}_{figure}") for prefix in ("", "plain_")]
+            rows.append([f"{task}, {figure.upper()}", *ours, teacher[figure]])
+    return [
+        *_asked(content),
+        "",
+        *_table(["on valid", "template, taught", "template, labels alone", "teacher, not served"], rows),
+        "",
+        f"Mean ± sd of {len(content['results'])} seeds; {content['statement']}.",
+    ]
+
+
 # Marker: result file and how it is shown.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "budget": ("budget", budget),
@@ -222,6 +238,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "isolation": ("isolation", isolation),
     "kernels": ("kernels", kernels),
     "kernels_summary": ("kernels", kernels_summary),
+    "quality_census": ("quality_census", quality_census),
     "quality_frappe": ("quality_frappe", quality_frappe),
     "quality_movielens": ("quality_movielens", quality_movielens),
     "scenarios": ("scenarios", scenarios),
