@@ -79,7 +79,7 @@ class TaskTeacher:
         self._words = len(encoder.names) - train.numbers.shape[1]
         self._threads = settings.threads
         rng = np.random.default_rng(settings.seed)
-        singles = [(feature,) for feature in range(self._words)]
+        singles: list[tuple[int, ...]] = [(feature,) for feature in range(self._words)]
         self._single, self._combined = (Means(train.ids, y, encoder.sizes, groups) for groups in (singles, by))
         unseen = out_of_fold(train.ids, y, encoder.sizes, by, settings.folds, rng)
         self.train_features = [
