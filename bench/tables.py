@@ -241,6 +241,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "quality_census": ("quality_census", quality_census),
     "quality_frappe": ("quality_frappe", quality_frappe),
     "quality_movielens": ("quality_movielens", quality_movielens),
+    "quality_frappe_summary": ("quality_frappe", _asked),
+    "quality_movielens_summary": ("quality_movielens", _asked),
     "scenarios": ("scenarios", scenarios),
     "serving": ("serving", serving),
     "serving_summary": ("serving", _asked),

@@ -52,6 +52,22 @@ def test_tables_follow_the_result_file(tmp_path: Path, monkeypatch: pytest.Monke
     assert tables.render(once) == once
 
 
+def test_a_quality_table_shows_mean_and_deviation_beside_the_teacher() -> None:
+    names = [f"{task}_{figure}" for task in ("income", "never_married") for figure in ("auc", "ne")]
+    content: dict[str, Any] = {
+        "statement": "bundled",
+        "teacher": {"valid": {"income": {"auc": 0.96, "ne": 0.46}, "never_married": {"auc": 0.995, "ne": 0.13}}},
+        "mean": {name: 0.5 + 0.1 * i for i, name in enumerate(names)},
+        "deviation": dict.fromkeys(names, 0.003),
+        "results": [{}, {}],
+        "targets": [{"what": "AUC, income", "value": 0.5, "op": ">=", "target": 0.9584, "met": False}],
+    }
+    lines = tables.quality_census(content)
+    assert "| AUC, income | 0.5000 | >= 0.9584 | **no** |" in lines
+    assert "| never_married, NE | 0.8000 ± 0.0030 | 0.1300 |" in lines
+    assert lines[-1] == "Mean ± sd of 2 seeds; bundled."
+
+
 @pytest.mark.parametrize("name", ["budget", "isolation", "scenarios", "serving"])
 def test_a_servers_table_shows_what_its_benchmark_writes(name: str) -> None:
     source, show = tables.TABLES[name]
