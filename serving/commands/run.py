@@ -81,9 +81,7 @@ def serve(
     ] = None,
     connection_calls: Annotated[
         int | None,
-        typer.Option(
-            help="Calls in flight of one connection; more wait at their client. [default: 16 each worker, at least 32]"
-        ),
+        typer.Option(help="Calls in flight of one connection; more wait at their client. [default: 1000]"),
     ] = None,
     queue_bytes: Annotated[
         int | None, typer.Option(help="Bytes of requests that may wait; more are refused. [default: 256 MiB]")

@@ -1,9 +1,8 @@
 #include "infer_stream.h"
 
-#include <grpcpp/impl/codegen/proto_utils.h>
-
 #include <utility>
 
+#include "answer.h"
 #include "infer_call.h"
 #include "names.h"
 
@@ -16,17 +15,11 @@ using inference::ModelStreamInferResponse;
 // Clients of streams with several answers per request look for it; here there is one.
 constexpr const char* kFinal = "triton_final_response";
 
-StreamedBytes taken(grpc::ByteBuffer& bytes) {
-  StreamedBytes out;
-  out.bytes.Swap(&bytes);
-  return out;
-}
-
 }  // namespace
 
-StreamedCall::StreamedCall(ServerState& state, grpc::CallbackServerContext& context, InferStream& stream,
-                           grpc::ByteBuffer& bytes)
-    : StreamedBytes(taken(bytes)), MessageCall(state, context, StreamedBytes::bytes), stream_(stream) {}
+StreamedCall::StreamedCall(ServerState& state, std::shared_ptr<rpc::Stream> stream, std::shared_ptr<InferStream> calls,
+                           size_t bytes)
+    : MessageCall(state, std::move(stream), bytes), calls_(std::move(calls)), message_bytes_(bytes) {}
 
 void StreamedCall::send(google::protobuf::Message& message) noexcept {
   auto& answer = *google::protobuf::Arena::CreateMessage<ModelStreamInferResponse>(&arena_);
@@ -46,62 +39,75 @@ void StreamedCall::send(const Failure& failure) noexcept {
 }
 
 void StreamedCall::reply(const ModelStreamInferResponse& message) noexcept {
-  bool own_buffer = false;
-  // Fails for a message of 2 GiB alone, and max_rows scores are far from it.
-  (void)grpc::SerializationTraits<google::protobuf::Message>::Serialize(message, &response_, &own_buffer);
-  stream_.answered(*this);
+  response_ = serialized(message);
+  const std::shared_ptr<InferStream> calls = calls_;  // which may free this call
+  calls->answered(*this);
 }
 
-InferStream::InferStream(ServerState& state, grpc::CallbackServerContext& context) : state_(state), context_(context) {
-  StartRead(&read_);
+rpc::Method InferStream::method(ServerState& state) {
+  return {.streaming = true, .open = [&state](const std::shared_ptr<rpc::Stream>& stream) {
+            auto calls = std::make_shared<InferStream>(state, stream);
+            stream->read();
+            return calls;
+          }};
 }
 
-void InferStream::OnReadDone(bool ok) {
-  std::shared_ptr<StreamedCall> call;
+InferStream::InferStream(ServerState& state, std::shared_ptr<rpc::Stream> stream)
+    : state_(state), stream_(std::move(stream)) {}
+
+void InferStream::message(grpc::ByteBuffer bytes) {
+  std::shared_ptr<StreamedCall> call(new InferCall<StreamedCall>(state_, stream_, shared_from_this(), bytes.Length()),
+                                     &MessageCall::end);
   bool broken = false;
   Step step;
   {
     std::lock_guard lock(mutex_);
     reading_ = false;
-    ended_ = !ok;
     broken = broken_;
-    if (ok) {
-      call.reset(new InferCall<StreamedCall>(state_, context_, *this, read_), &MessageCall::end);
-      bytes_ += call->request_bytes_.Length();
-      calls_.push_back(call);
-    }
+    bytes_ += call->message_bytes_;
+    calls_.push_back(call);
     next(step);
   }
-  take(std::move(step));
-  if (!ok) return;
-  // Not answered yet, so the stream lives until it is; from begin() on it may be gone.
+  take(step);
   if (broken) call->cancel();
-  call->begin();
+  call->begin(std::move(bytes));
 }
 
-void InferStream::OnWriteDone(bool ok) {
+void InferStream::ended() {
+  Step step;
+  {
+    std::lock_guard lock(mutex_);
+    reading_ = false;
+    ended_ = true;
+    next(step);
+  }
+  take(step);
+}
+
+void InferStream::written(bool sent) {
   Step step;
   {
     std::lock_guard lock(mutex_);
     writing_ = false;
-    if (!ok) broken_ = true;
+    if (!sent) broken_ = true;
     pop(step.gone);
     next(step);
   }
-  take(std::move(step));
+  take(step);
 }
 
-void InferStream::OnCancel() {
+void InferStream::cancelled() {
   Calls calls;
   Step step;
   {
     std::lock_guard lock(mutex_);
     broken_ = true;
+    reading_ = false;  // nothing comes any more
     calls = calls_;
     next(step);
   }
   for (const auto& call : calls) call->cancel();
-  take(std::move(step));
+  take(step);
 }
 
 void InferStream::answered(StreamedCall& call) noexcept {
@@ -111,11 +117,11 @@ void InferStream::answered(StreamedCall& call) noexcept {
     call.answered_ = true;
     next(step);
   }
-  take(std::move(step));
+  take(step);
 }
 
 void InferStream::pop(Calls& gone) {
-  bytes_ -= calls_.front()->request_bytes_.Length();
+  bytes_ -= calls_.front()->message_bytes_;
   gone.push_back(std::move(calls_.front()));
   calls_.pop_front();
 }
@@ -126,23 +132,19 @@ void InferStream::next(Step& step) {
       pop(step.gone);
     } else {
       writing_ = true;
-      step.write = calls_.front().get();
+      step.write = calls_.front();
     }
   }
   const bool room = calls_.size() < kMostUnanswered && bytes_ < static_cast<size_t>(state_.options.max_message_bytes);
   const bool over = ended_ || broken_;
   if (!reading_ && !over && room) reading_ = step.read = true;
-  if (over && !reading_ && !writing_ && calls_.empty() && !finished_) {
-    finished_ = step.finish = true;
-    if (broken_) step.status = {grpc::StatusCode::CANCELLED, "the stream was cancelled"};
-  }
+  if (over && !reading_ && !writing_ && calls_.empty() && !finished_) finished_ = step.finish = true;
 }
 
-void InferStream::take(Step step) {
-  step.gone.clear();  // before the stream can end
-  if (step.write != nullptr) StartWrite(&step.write->response_);
-  if (step.read) StartRead(&read_);
-  if (step.finish) Finish(step.status);
+void InferStream::take(const Step& step) {
+  if (step.write) stream_->write(step.write->response_);
+  if (step.read) stream_->read();
+  if (step.finish) stream_->finish(grpc::Status::OK);  // of a broken one nobody hears
 }
 
 }  // namespace smt::server

@@ -1,19 +1,17 @@
-// inference.GRPCInferenceService, the Open Inference Protocol. Proto-facing: includes no torch header.
+// inference.GRPCInferenceService on the control listener, where repositories change. Proto-facing: includes no torch
+// header.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
 
-#include <memory>
-#include <string>
-
 #include "control_call.h"
 #include "inference/grpc_service.grpc.pb.h"
-#include "server_state.h"
+#include "inference_methods.h"
 
 namespace smt::server {
 
 // Thread-safe, as gRPC calls it from many threads. All methods in the raw (ByteBuffer) form, so that a message that
-// does not parse is INVALID_ARGUMENT. What is not about scoring answers on gRPC's thread from what is in memory.
+// does not parse is INVALID_ARGUMENT. Every call is authenticated and logged; nothing is scored here.
 class InferenceServiceImpl final
     : public inference::GRPCInferenceService::WithRawCallbackMethod_ServerLive<
           inference::GRPCInferenceService::WithRawCallbackMethod_ServerReady<
@@ -31,9 +29,8 @@ class InferenceServiceImpl final
                                                           WithRawCallbackMethod_RepositoryModelUnload<
                                                               inference::GRPCInferenceService::Service>>>>>>>>>>>> {
  public:
-  // `plane`: of the control listener, where every call is authenticated and logged, repositories change and nothing is
-  // scored. Null: the data port, where it is the other way round. Both outlive every call.
-  InferenceServiceImpl(ServerState& state, ControlPlane* plane) : state_(state), plane_(plane) {}
+  // Both outlive every call.
+  InferenceServiceImpl(const InferenceMethods& methods, ControlPlane& plane) : methods_(methods), plane_(plane) {}
 
   using Context = grpc::CallbackServerContext*;
   using Bytes = grpc::ByteBuffer*;
@@ -53,20 +50,12 @@ class InferenceServiceImpl final
   Reactor RepositoryModelUnload(Context context, const grpc::ByteBuffer* request, Bytes response) override;
 
  private:
-  // A method that answers at once: `fill` makes the response, and its status.
-  template <typename Request, typename Response, typename Fill>
-  Reactor respond(Context context, const char* method, const grpc::ByteBuffer& in, grpc::ByteBuffer& out, Fill fill);
+  // A method that answers at once.
+  template <typename Request, typename Response>
+  Reactor respond(Context context, const char* method, const grpc::ByteBuffer& in, grpc::ByteBuffer& out);
 
-  bool ready() const;
-  // The snapshot that a method is asked about: of the scenario, in that version unless it is empty. If there is none,
-  // `status` says why.
-  std::shared_ptr<const LoadedSnapshot> find(const std::string& model, const std::string& version,
-                                             grpc::Status& status) const;
-  grpc::Status statistics(const inference::ModelStatisticsRequest& request,
-                          inference::ModelStatisticsResponse& response) const;
-
-  ServerState& state_;
-  ControlPlane* const plane_;
+  const InferenceMethods& methods_;
+  ControlPlane& plane_;
 };
 
 }  // namespace smt::server

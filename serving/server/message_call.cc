@@ -1,6 +1,7 @@
 #include "message_call.h"
 
 #include <array>
+#include <utility>
 
 #include "names.h"
 #include "request_arena.h"
@@ -21,20 +22,10 @@ constexpr const char* kDraining = "the server is draining; send the request to a
 
 }  // namespace
 
-Work::Clock::time_point steady_deadline(std::chrono::system_clock::time_point deadline) {
-  if (deadline == std::chrono::system_clock::time_point::max()) return Work::Clock::time_point::max();
-  auto left = deadline - std::chrono::system_clock::now();
-  if (left > std::chrono::hours(24 * 365)) return Work::Clock::time_point::max();
-  return Work::Clock::now() + std::chrono::duration_cast<Work::Clock::duration>(left);
-}
-
 grpc::StatusCode status_code(Outcome outcome) { return kCodes[static_cast<size_t>(outcome)]; }
 
-MessageCall::MessageCall(ServerState& state, grpc::CallbackServerContext& context, const grpc::ByteBuffer& request)
-    : ScoringCall(state, steady_deadline(context.deadline()), request.Length()),
-      server_context_(context),
-      request_bytes_(request),
-      arena_(request_arena(request.Length())) {}
+MessageCall::MessageCall(ServerState& state, std::shared_ptr<rpc::Stream> stream, size_t bytes)
+    : ScoringCall(state, stream->deadline(), bytes), stream_(std::move(stream)), arena_(request_arena(bytes)) {}
 
 void MessageCall::end(MessageCall* call) {
   ServerState& state = call->state_;
@@ -43,12 +34,22 @@ void MessageCall::end(MessageCall* call) {
   if (entered) state.gate.leave();
 }
 
-void MessageCall::begin() {
-  // Cancelled before its message was here: gRPC calls the method all the same. There is no request to count.
-  if (!request_bytes_.Valid()) return send(Failure{Outcome::kCancelled, "cancelled before the request had arrived"});
+void MessageCall::begin(grpc::ByteBuffer bytes) {
+  request_bytes_ = std::move(bytes);
+  bytes_ = request_bytes_.Length();
   entered_ = state_.gate.enter();
   if (!entered_) return refuse({Outcome::kUnavailable, kDraining});
   start();
+}
+
+bool MessageCall::refused_early(std::string_view beginning) noexcept {
+  // What drains says so when the message is here, whose end it need not wait for.
+  if (!state_.gate.enter()) return false;
+  grpc::Slice slice(beginning.data(), beginning.size());
+  request_bytes_ = grpc::ByteBuffer(&slice, 1);
+  entered_ = refuse_now();
+  if (!entered_) state_.gate.leave();
+  return entered_;
 }
 
 void MessageCall::refuse(const Failure& failure) noexcept {
@@ -56,10 +57,6 @@ void MessageCall::refuse(const Failure& failure) noexcept {
   send(failure);
 }
 
-std::string MessageCall::trace_parent() const {
-  auto found = server_context_.client_metadata().find("traceparent");
-  if (found == server_context_.client_metadata().end()) return {};
-  return shortened({found->second.data(), found->second.size()}, 64);
-}
+std::string MessageCall::trace_parent() const { return shortened(stream_->trace_parent(), 64); }
 
 }  // namespace smt::server

@@ -1,28 +1,33 @@
-// A scoring call whose request is one message of a gRPC method in its raw (ByteBuffer) form.
+// A scoring call whose request is one message of a call to the data port.
 //
-// Raw for two reasons: a message that does not parse becomes INVALID_ARGUMENT (gRPC's own path says UNIMPLEMENTED), and
-// the request lives on an arena of the call.
+// The message stays as its bytes for two reasons: one that does not parse becomes INVALID_ARGUMENT, and the request
+// lives on an arena of the call.
 #pragma once
 
 #include <google/protobuf/arena.h>
-#include <grpcpp/grpcpp.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/status.h>
 
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "rpc/stream.h"
 #include "scoring_call.h"
 
 namespace smt::server {
-
-// When a call has to be answered, from what the client sent.
-Work::Clock::time_point steady_deadline(std::chrono::system_clock::time_point deadline);
 
 grpc::StatusCode status_code(Outcome outcome);
 
 class MessageCall : public ScoringCall {
  public:
-  // `context` and `request` live as long as the call.
-  MessageCall(ServerState& state, grpc::CallbackServerContext& context, const grpc::ByteBuffer& request);
+  // `bytes`: of the message, as far as it is known.
+  MessageCall(ServerState& state, std::shared_ptr<rpc::Stream> stream, size_t bytes);
 
   // Instead of start(): refuses when the server drains.
-  void begin();
+  void begin(grpc::ByteBuffer bytes);
+  // The message is not here yet, but its first bytes are: true if they are enough to refuse it, which is done then.
+  bool refused_early(std::string_view beginning) noexcept;
   // Instead of delete.
   static void end(MessageCall* call);
 
@@ -41,8 +46,8 @@ class MessageCall : public ScoringCall {
              (context_.capacity() + candidates_.capacity()) * sizeof(transform::Column);
   }
 
-  grpc::CallbackServerContext& server_context_;
-  const grpc::ByteBuffer& request_bytes_;
+  const std::shared_ptr<rpc::Stream> stream_;
+  grpc::ByteBuffer request_bytes_;
   google::protobuf::Arena arena_;
 
  private:

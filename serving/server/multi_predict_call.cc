@@ -9,10 +9,8 @@ namespace smt::server {
 
 using google::protobuf::Arena;
 
-MultiPredictCall::MultiPredictCall(ServerState& state, grpc::CallbackServerContext& context,
-                                   const grpc::ByteBuffer& request, grpc::ByteBuffer& response)
-    : UnaryCall(state, context, request, response),
-      response_(Arena::CreateMessage<v1::MultiPredictResponse>(&arena_)) {}
+MultiPredictCall::MultiPredictCall(ServerState& state, std::shared_ptr<rpc::Stream> stream)
+    : UnaryCall(state, std::move(stream)), response_(Arena::CreateMessage<v1::MultiPredictResponse>(&arena_)) {}
 
 void MultiPredictCall::decode() {
   many_ = true;

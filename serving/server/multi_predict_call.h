@@ -8,8 +8,7 @@ namespace smt::server {
 
 class MultiPredictCall final : public UnaryCall {
  public:
-  MultiPredictCall(ServerState& state, grpc::CallbackServerContext& context, const grpc::ByteBuffer& request,
-                   grpc::ByteBuffer& response);
+  MultiPredictCall(ServerState& state, std::shared_ptr<rpc::Stream> stream);
 
  private:
   void decode() override;

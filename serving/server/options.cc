@@ -104,9 +104,8 @@ Options parse_options(int argc, const char* const* argv, std::optional<int>& exi
           },
           "", "multiple of 16"));
   app.add_option("--connection-calls", options.connection_calls,
-                 "Most calls in flight of one connection; further ones wait in their client until one is answered, so "
-                 "that a flood of requests is not even read. 0: 16 for each worker, at least 32")
-      ->check(CLI::Range(0, 1 << 20));
+                 "Most calls in flight of one connection; further ones wait in their client until one is answered")
+      ->check(CLI::Range(1, 1 << 20));
   app.add_option("--queue-bytes", options.queue_bytes,
                  "Most bytes of requests waiting for a worker, over all scenarios; beyond them the scenario that holds "
                  "most is answered RESOURCE_EXHAUSTED")
@@ -142,7 +141,6 @@ Options parse_options(int argc, const char* const* argv, std::optional<int>& exi
   try {
     app.parse(argc, argv);
     options.kernels = kernels_name();
-    if (options.connection_calls == 0) options.connection_calls = std::max(32, 16 * options.workers);
   } catch (const CLI::ParseError& error) {
     exit_code = app.exit(error) == 0 ? 0 : 2;
   }

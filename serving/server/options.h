@@ -27,7 +27,7 @@ struct Options {
   int64_t max_rows = 4096;
   int64_t max_message_bytes = 16 << 20;
   int64_t block_rows = 256;
-  int connection_calls = 0;  // set to 16 for each worker, at least 32, when not given
+  int connection_calls = 1000;
   int64_t queue_bytes = int64_t{256} << 20;
   std::filesystem::path scheduling;  // empty: none
   double access_log = 0;

@@ -87,6 +87,18 @@ int64_t seconds_since_epoch(const ASN1_TIME* time) {
   return ASN1_TIME_to_tm(time, &parts) == 1 ? timegm(&parts) : 0;
 }
 
+// HTTP/2, or no connection: RFC 9113 asks for it by name.
+int choose_h2(SSL*, const unsigned char** out, unsigned char* out_size, const unsigned char* offered,
+              unsigned offered_size, void*) {
+  static constexpr unsigned char kH2[] = {2, 'h', '2'};
+  unsigned char* chosen = nullptr;
+  if (SSL_select_next_proto(&chosen, out_size, kH2, sizeof kH2, offered, offered_size) != OPENSSL_NPN_NEGOTIATED) {
+    return SSL_TLSEXT_ERR_ALERT_FATAL;
+  }
+  *out = chosen;
+  return SSL_TLSEXT_ERR_OK;
+}
+
 }  // namespace
 
 PemFiles read_pem(const TlsFiles& files, const std::string& flags) {
@@ -105,12 +117,41 @@ int64_t check_pem(const PemFiles& pem, const TlsFiles& files, const std::string&
   if (X509_check_private_key(chain.front().get(), key.get()) != 1) {
     refuse(key_where, "the key is not that of the first certificate in " + files.cert.string());
   }
-  // As gRPC will: OpenSSL's policy may find a key too short, or a signature too weak.
+  // As a connection will: OpenSSL's policy may find a key too short, or a signature too weak.
   Context context(SSL_CTX_new(TLS_server_method()));
   if (!context || SSL_CTX_use_certificate(context.get(), chain.front().get()) != 1) refuse(cert_where, openssl_error());
   if (SSL_CTX_use_PrivateKey(context.get(), key.get()) != 1) refuse(key_where, openssl_error());
   if (!files.client_ca.empty()) certificates(pem.client_ca, flags + "client-ca: " + files.client_ca.string());
   return seconds_since_epoch(X509_get0_notAfter(chain.front().get()));
+}
+
+std::shared_ptr<SSL_CTX> server_context(const PemFiles& pem) {
+  const std::string where = "TLS";
+  auto check = [&](bool good) {
+    if (!good) refuse(where, openssl_error());
+  };
+  Context context(SSL_CTX_new(TLS_server_method()));
+  check(context != nullptr);
+  SSL_CTX* const made = context.get();
+  SSL_CTX_set_min_proto_version(made, TLS1_2_VERSION);
+  SSL_CTX_set_mode(made,
+                   SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+  SSL_CTX_set_alpn_select_cb(made, choose_h2, nullptr);
+  std::vector<Certificate> chain = certificates(pem.cert, where);
+  check(SSL_CTX_use_certificate(made, chain.front().get()) == 1);
+  for (size_t i = 1; i < chain.size(); ++i) check(SSL_CTX_add1_chain_cert(made, chain[i].get()) == 1);
+  check(SSL_CTX_use_PrivateKey(made, private_key(pem.key, where).get()) == 1);
+  if (!pem.client_ca.empty()) {
+    for (const Certificate& ca : certificates(pem.client_ca, where)) {
+      check(X509_STORE_add_cert(SSL_CTX_get_cert_store(made), ca.get()) == 1);
+      check(SSL_CTX_add_client_CA(made, ca.get()) == 1);
+    }
+    SSL_CTX_set_verify(made, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
+    // A session is resumed only where it began; without a name for that, OpenSSL refuses to.
+    static constexpr unsigned char kName[] = "smt-server";
+    SSL_CTX_set_session_id_context(made, kName, sizeof kName);
+  }
+  return {context.release(), Free<SSL_CTX_free>()};
 }
 
 }  // namespace smt::server

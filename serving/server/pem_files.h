@@ -1,8 +1,11 @@
 // The files of one listener's TLS: read, and checked together before anything uses them.
 #pragma once
 
+#include <openssl/ssl.h>
+
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 
 namespace smt::server {
@@ -31,5 +34,10 @@ PemFiles read_pem(const TlsFiles& files, const std::string& flags);
 // what is no PEM, for a key that is encrypted or of another certificate, and for what this machine's OpenSSL does not
 // accept in a server.
 int64_t check_pem(const PemFiles& pem, const TlsFiles& files, const std::string& flags);
+
+// What a server of HTTP/2 (ALPN h2, TLS 1.2 and newer) needs of files that passed check_pem(): with a client CA every
+// client has to show a certificate that it signed. Throws std::runtime_error for what OpenSSL does not take all the
+// same.
+std::shared_ptr<SSL_CTX> server_context(const PemFiles& pem);
 
 }  // namespace smt::server

@@ -7,9 +7,8 @@ namespace smt::server {
 
 using google::protobuf::Arena;
 
-PredictCall::PredictCall(ServerState& state, grpc::CallbackServerContext& context, const grpc::ByteBuffer& request,
-                         grpc::ByteBuffer& response)
-    : UnaryCall(state, context, request, response), response_(Arena::CreateMessage<v1::PredictResponse>(&arena_)) {}
+PredictCall::PredictCall(ServerState& state, std::shared_ptr<rpc::Stream> stream)
+    : UnaryCall(state, std::move(stream)), response_(Arena::CreateMessage<v1::PredictResponse>(&arena_)) {}
 
 void PredictCall::decode() {
   PredictFields fields =

@@ -9,8 +9,7 @@ namespace smt::server {
 
 class PredictCall final : public UnaryCall {
  public:
-  PredictCall(ServerState& state, grpc::CallbackServerContext& context, const grpc::ByteBuffer& request,
-              grpc::ByteBuffer& response);
+  PredictCall(ServerState& state, std::shared_ptr<rpc::Stream> stream);
 
  private:
   std::string_view peek() override { return first_text(request_bytes_, arena_); }

@@ -109,6 +109,19 @@ void ScoringCall::start() noexcept {
   submit();
 }
 
+bool ScoringCall::refuse_now() noexcept {
+  try {
+    refuse_early();
+  } catch (const Failure& failure) {
+    refuse(failure);
+    return true;
+  } catch (const std::bad_alloc&) {
+    refuse({Outcome::kResourceExhausted, "not enough memory for this request; send fewer candidates"});
+    return true;
+  }
+  return false;
+}
+
 void ScoringCall::cancel() noexcept {
   cancelled_.store(true);
   if (!submitted_.load()) return;

@@ -78,6 +78,8 @@ class ScoringCall {
   ScoringCall& operator=(const ScoringCall&) = delete;
 
   void start() noexcept;
+  // Refuses already by what peek() tells, if that is enough: true then, and there is to be no start().
+  bool refuse_now() noexcept;
   // The client went away: what is not computed yet is dropped. Any thread, any time until the call is destroyed.
   void cancel() noexcept;
 

@@ -1,8 +1,5 @@
 #include "server.h"
 
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/health_check_service_interface.h>
-
 #include <algorithm>
 #include <chrono>
 #include <stdexcept>
@@ -11,9 +8,10 @@
 #include "address.h"
 #include "aoti_binary.h"
 #include "connections.h"
-#include "grpc/health/v1/health.pb.h"
+#include "inference_service.h"
 #include "log.h"
 #include "process_metrics.h"
+#include "reflection.h"
 
 namespace smt::server {
 namespace {
@@ -41,6 +39,10 @@ Scheduler::Limits scheduler_limits(const Options& options) {
 RegistryWatcher::Rules watcher_rules(const Options& options) {
   return {.keep_warm = options.keep_warm, .memory_limit = options.memory_limit, .canary = options.canary};
 }
+
+// Threads that read and write the data port's connections: fewer than compute, since a request's transport takes a
+// small part of its compute.
+size_t io_threads(int workers) { return static_cast<size_t>(std::clamp(workers / 2, 1, 16)); }
 
 // Where /metrics listens. Debian's HTTP library is built without IPv6: the loopback and the wildcard address have an
 // IPv4 form that means the same to a scraper on this machine or network.
@@ -81,18 +83,17 @@ Server::Server(const Options& options, std::stop_source stop)
              .scheduler = scheduler_,
              .metrics = metrics_,
              .access_log = access_log_},
-      service_(state_),
-      inference_service_(state_, nullptr) {
+      prediction_(state_),
+      inference_(state_) {
   read_scheduling();
   metrics_.set_kernels(options_.kernels);
   std::string host = numeric_host(options_.host, "--host");
-  check_listen("--port", host, options_.port);
   if (options_.tls.enabled()) tls_ = std::make_shared<TlsCredentials>(options_.tls, "--tls-");
   std::string http_host = metrics_host(numeric_host(options_.metrics_host, "--metrics-host"));
   check_listen("--metrics-port", http_host, options_.metrics_port);
   if (options_.control_port) {
     control_ = control_listener();
-    control_->add(std::make_unique<InferenceServiceImpl>(state_, &control_->plane()));
+    control_->add(std::make_unique<InferenceServiceImpl>(inference_, control_->plane()));
   }
   collectable_ = metrics_.collectable([this](Metrics& metrics) {
     metrics.queue_depth().Set(static_cast<double>(scheduler_.waiting()));
@@ -113,25 +114,21 @@ Server::Server(const Options& options, std::stop_source stop)
   exposer_->RegisterCollectable(process_metrics_);
   metrics_port_ = exposer_->GetListeningPorts().at(0);
 
-  grpc::EnableDefaultHealthCheckService(true);
-  // gRPC registers no descriptor for the health service that it implements; reflection could list it, not describe it.
-  google::protobuf::LinkMessageReflection<grpc::health::v1::HealthCheckRequest>();
-  // Of the reflection protocol Debian's gRPC (1.51) has v1alpha alone, which clients fall back to; v1 is UNIMPLEMENTED.
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  grpc::ServerBuilder builder;
-  builder.AddListeningPort(host_port(host, options_.port), listening_credentials(tls_), &port_);
-  builder.RegisterService(&service_);
-  builder.RegisterService(&inference_service_);
-  builder.SetMaxReceiveMessageSize(static_cast<int>(options_.max_message_bytes));
-  // Requests that are read cost memory and time, also those that are refused then; those that wait at their clients
-  // cost nothing.
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options_.connection_calls);
-  // Two servers on one port would share its requests at random; with this, the second one fails to start.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  grpc_ = builder.BuildAndStart();
-  if (!grpc_ || port_ == 0) cannot_listen("--port", host, options_.port, "see the log");
+  prediction_.add_to(methods_);
+  inference_.add_to(methods_);
+  health_.add_to(methods_);
+  add_reflection(methods_, {PredictionMethods::kService, InferenceMethods::kService, Health::kService});
+  rpc::TlsSource tls;
+  if (tls_) tls = [this] { return tls_->context(); };
+  listener_ = std::make_unique<rpc::Listener>(
+      rpc::Listener::Address{.flag = "--port", .host = host, .port = options_.port}, io_threads(options_.workers),
+      methods_,
+      rpc::ConnectionLimits{.message_bytes = static_cast<size_t>(options_.max_message_bytes),
+                            .calls = static_cast<uint32_t>(options_.connection_calls)},
+      std::move(tls));
   set_health("", false);
   if (control_) control_->start();
+  listener_->start();
 }
 
 std::unique_ptr<ControlListener> Server::control_listener() {
@@ -146,7 +143,7 @@ std::unique_ptr<ControlListener> Server::control_listener() {
 
 Server::~Server() {
   control_.reset();
-  if (grpc_) grpc_->Shutdown(std::chrono::system_clock::now());
+  listener_.reset();
   watcher_.stop();
   scheduler_.stop();
 }
@@ -169,9 +166,10 @@ void Server::drain(int seconds) {
   Clock::time_point begin = Clock::now();
   std::chrono::milliseconds allowed = std::chrono::seconds(seconds);
   Clock::time_point end = begin + allowed - std::min(kFinish, allowed / 4);
-  grpc_->GetHealthCheckService()->Shutdown();  // every service NOT_SERVING, whatever is set later
+  health_.shut_down();  // every service NOT_SERVING, whatever is set later
   watcher_.request_stop();
   state_.gate.close();
+  listener_->go_away();
   log::info("draining", {{"inflight", state_.gate.inside()}, {"seconds", seconds}});
   if (!state_.gate.wait_idle_until(end)) {
     log::warn("drain_timeout", {{"inflight", state_.gate.inside()}, {"waiting", scheduler_.waiting()}});
@@ -183,7 +181,9 @@ void Server::drain(int seconds) {
   // Also to whoever asked for the drain.
   if (control_) control_->plane().gate.wait_idle_until(last);
   // The kernel has nothing to wait on for this, so look again until the answers have arrived.
-  auto unsent = [&] { return unacknowledged_bytes(port_) + (control_ ? unacknowledged_bytes(control_->port()) : 0); };
+  auto unsent = [&] {
+    return listener_->unsent() + unacknowledged_bytes(port()) + (control_ ? unacknowledged_bytes(control_->port()) : 0);
+  };
   while (unsent() > 0 && Clock::now() < last) std::this_thread::sleep_for(kLook);
   store_.clear();
   binaries_.prune();
@@ -191,9 +191,7 @@ void Server::drain(int seconds) {
                         {"seconds", std::chrono::duration<double>(Clock::now() - begin).count()}});
 }
 
-void Server::set_health(const std::string& service, bool serving) {
-  grpc_->GetHealthCheckService()->SetServingStatus(service, serving);
-}
+void Server::set_health(const std::string& service, bool serving) { health_.set(service, serving); }
 
 void Server::rolled_back(const std::string& scenario, AlarmCause cause) {
   metrics_.rollbacks(scenario, alarm_cause_name(cause)).Increment();

@@ -1,7 +1,6 @@
 // The server as a whole: owns every part, in the order in which they depend on each other.
 #pragma once
 
-#include <grpcpp/grpcpp.h>
 #include <prometheus/exposer.h>
 
 #include <atomic>
@@ -11,12 +10,14 @@
 
 #include "binary_cache.h"
 #include "control_listener.h"
-#include "inference_service.h"
+#include "health.h"
+#include "inference_methods.h"
 #include "lifecycle.h"
 #include "metrics.h"
 #include "options.h"
 #include "reaper.h"
 #include "registry_watcher.h"
+#include "rpc/listener.h"
 #include "scenario_store.h"
 #include "scheduler.h"
 #include "scheduling_config.h"
@@ -45,13 +46,12 @@ class Server : private WatchObserver {
   // Returns early, not ready, when `stop` is requested.
   void load(std::stop_token stop);
 
-  // Health NOT_SERVING, new calls UNAVAILABLE, waits for those in flight; shortly before `seconds` are
-  // over, answers UNAVAILABLE to what still waits for a worker. When this returns every call has been answered, and the
-  // process is to end at once (_exit): the destructor's grpc::Server::Shutdown() would answer calls that arrive while
-  // its GOAWAY travels with CANCELLED, which clients do not retry; a closed connection is UNAVAILABLE, which they do.
+  // Health NOT_SERVING, clients are told to take their next calls elsewhere (GOAWAY), those that come all the same are
+  // UNAVAILABLE, and those in flight are waited for; shortly before `seconds` are over, what still waits for a worker
+  // is answered UNAVAILABLE. When this returns every call has been answered, and the process is to end.
   void drain(int seconds);
 
-  int port() const { return port_; }
+  int port() const { return listener_->port(); }
   int metrics_port() const { return metrics_port_; }
   std::optional<int> control_port() const { return control_ ? std::optional(control_->port()) : std::nullopt; }
   // For drain(): what the control service was asked for, else that of the options. Thread-safe.
@@ -91,16 +91,17 @@ class Server : private WatchObserver {
   SchedulingFile scheduling_;  // only the scanning thread touches it
   const AccessLog access_log_;
   ServerState state_;
-  PredictionServiceImpl service_;
-  InferenceServiceImpl inference_service_;
+  PredictionMethods prediction_;
+  InferenceMethods inference_;
+  Health health_;
+  rpc::Methods methods_;                 // of the data port
   std::shared_ptr<TlsCredentials> tls_;  // null: no TLS
   std::shared_ptr<prometheus::Collectable> collectable_;
   std::shared_ptr<prometheus::Collectable> process_metrics_;
   std::unique_ptr<prometheus::Exposer> exposer_;
-  std::unique_ptr<grpc::Server> grpc_;
   std::unique_ptr<ControlListener> control_;  // null: not asked for
-  int port_ = 0;
   int metrics_port_ = 0;
+  std::unique_ptr<rpc::Listener> listener_;  // the data port; calls of it use all of the above
 };
 
 }  // namespace smt::server

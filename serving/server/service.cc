@@ -11,46 +11,19 @@
 
 namespace smt::server {
 
-grpc::ServerUnaryReactor* PredictionServiceImpl::Predict(grpc::CallbackServerContext* context,
-                                                         const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
-  // Deletes itself in OnDone(), which gRPC calls only after this function has returned the reactor.
-  auto* call = new PredictCall(state_, *context, *request, *response);
-  call->begin();
-  return call;
+void PredictionMethods::add_to(rpc::Methods& methods) {
+  const std::string path = std::string("/") + kService + "/";
+  methods[path + "Predict"] = scoring_method<PredictCall>(state_);
+  methods[path + "MultiPredict"] = scoring_method<MultiPredictCall>(state_);
+  methods[path + "ListScenarios"] = answering<v1::ListScenariosRequest, v1::ListScenariosResponse>(
+      [this](const auto&, auto& out) { return list(out); });
+  methods[path + "GetScenario"] = answering<v1::GetScenarioRequest, v1::ScenarioMetadata>(
+      [this](const auto& in, auto& out) { return describe(in.scenario(), out); });
+  methods[path + "GetServer"] =
+      answering<v1::GetServerRequest, v1::ServerMetadata>([this](const auto&, auto& out) { return describe(out); });
 }
 
-grpc::ServerUnaryReactor* PredictionServiceImpl::MultiPredict(grpc::CallbackServerContext* context,
-                                                              const grpc::ByteBuffer* request,
-                                                              grpc::ByteBuffer* response) {
-  auto* call = new MultiPredictCall(state_, *context, *request, *response);
-  call->begin();
-  return call;
-}
-
-grpc::ServerUnaryReactor* PredictionServiceImpl::ListScenarios(grpc::CallbackServerContext* context,
-                                                               const grpc::ByteBuffer* request,
-                                                               grpc::ByteBuffer* response) {
-  auto fill = [this](const v1::ListScenariosRequest&, v1::ListScenariosResponse& out) { return list(out); };
-  return answer<v1::ListScenariosRequest, v1::ListScenariosResponse>(context, *request, *response, fill);
-}
-
-grpc::ServerUnaryReactor* PredictionServiceImpl::GetScenario(grpc::CallbackServerContext* context,
-                                                             const grpc::ByteBuffer* request,
-                                                             grpc::ByteBuffer* response) {
-  auto fill = [this](const v1::GetScenarioRequest& in, v1::ScenarioMetadata& out) {
-    return describe(in.scenario(), out);
-  };
-  return answer<v1::GetScenarioRequest, v1::ScenarioMetadata>(context, *request, *response, fill);
-}
-
-grpc::ServerUnaryReactor* PredictionServiceImpl::GetServer(grpc::CallbackServerContext* context,
-                                                           const grpc::ByteBuffer* request,
-                                                           grpc::ByteBuffer* response) {
-  auto fill = [this](const v1::GetServerRequest&, v1::ServerMetadata& out) { return describe(out); };
-  return answer<v1::GetServerRequest, v1::ServerMetadata>(context, *request, *response, fill);
-}
-
-grpc::Status PredictionServiceImpl::list(v1::ListScenariosResponse& response) const {
+grpc::Status PredictionMethods::list(v1::ListScenariosResponse& response) const {
   auto versions = state_.lifecycle.all();
   for (const ScenarioStatus& status : state_.store.list()) {
     fill_status(status, versions[status.scenario], *response.add_scenarios());
@@ -58,7 +31,7 @@ grpc::Status PredictionServiceImpl::list(v1::ListScenariosResponse& response) co
   return grpc::Status::OK;
 }
 
-grpc::Status PredictionServiceImpl::describe(const std::string& scenario, v1::ScenarioMetadata& response) const {
+grpc::Status PredictionMethods::describe(const std::string& scenario, v1::ScenarioMetadata& response) const {
   auto snapshot = state_.store.find(scenario);
   if (!snapshot) {
     MissingScenario missing = describe_missing(state_, scenario);
@@ -80,7 +53,7 @@ grpc::Status PredictionServiceImpl::describe(const std::string& scenario, v1::Sc
   return grpc::Status::OK;
 }
 
-grpc::Status PredictionServiceImpl::describe(v1::ServerMetadata& response) const {
+grpc::Status PredictionMethods::describe(v1::ServerMetadata& response) const {
   response.set_version(kVersion);
   response.set_max_rows(static_cast<int32_t>(state_.options.max_rows));
   response.set_max_message_bytes(state_.options.max_message_bytes);

@@ -30,6 +30,12 @@ TlsCredentials::TlsCredentials(TlsFiles files, std::string flags)
   thread_ = std::jthread([this](const std::stop_token& stop) { watch(stop); });
 }
 
+std::shared_ptr<SSL_CTX> TlsCredentials::context() {
+  std::lock_guard lock(mutex_);
+  if (!context_) context_ = server_context(pem_);
+  return context_;
+}
+
 int64_t TlsCredentials::not_after() const {
   std::lock_guard lock(mutex_);
   return not_after_;
@@ -101,6 +107,7 @@ void TlsCredentials::look() {
     pem_ = std::move(found);
     not_after_ = not_after;
     handed_out_ = false;
+    context_.reset();
   }
   log::info("tls_reloaded", {{"file", files_.cert.string()}, {"expires_in_seconds", not_after - now()}});
   warn_if_expired(files_, not_after);

@@ -32,6 +32,9 @@ class TlsCredentials final : public grpc::ServerCredentials {
   // check_pem().
   TlsCredentials(TlsFiles files, std::string flags);
 
+  // For a connection that begins now, where gRPC is not what listens.
+  std::shared_ptr<SSL_CTX> context();
+
   // When the certificate in use expires, in seconds since the epoch.
   int64_t not_after() const;
 
@@ -47,12 +50,13 @@ class TlsCredentials final : public grpc::ServerCredentials {
   const std::string flags_;
   std::string complaint_;  // the last one logged; only the watching thread touches it
 
-  mutable std::mutex mutex_;  // guards pem_, not_after_ and handed_out_
+  mutable std::mutex mutex_;  // guards pem_, not_after_, handed_out_ and context_
   std::condition_variable_any wake_;
   PemFiles pem_;  // in use; changed by the watching thread alone
   int64_t not_after_;
-  bool handed_out_ = false;  // gRPC has pem_
-  std::jthread thread_;      // the last member: it uses the others
+  bool handed_out_ = false;           // gRPC has pem_
+  std::shared_ptr<SSL_CTX> context_;  // of pem_; null: not asked for since that changed
+  std::jthread thread_;               // the last member: it uses the others
 };
 
 // `tls`, or where it is null those of a listener without TLS.

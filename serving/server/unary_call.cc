@@ -5,23 +5,19 @@
 #include "names.h"
 
 namespace smt::server {
-namespace {
-
-// gRPC's retry design: clients with a retry policy wait so long before they try again.
-constexpr const char* kPushback = "grpc-retry-pushback-ms";
-
-}  // namespace
 
 void UnaryCall::send(google::protobuf::Message& message) noexcept {
+  grpc::ByteBuffer bytes;
   bool own_buffer = false;
-  Finish(grpc::SerializationTraits<google::protobuf::Message>::Serialize(message, &response_bytes_, &own_buffer));
+  grpc::Status status = grpc::SerializationTraits<google::protobuf::Message>::Serialize(message, &bytes, &own_buffer);
+  const std::shared_ptr<UnaryCall> self = std::move(self_);
+  if (status.ok()) return stream_->reply(std::move(bytes));
+  stream_->finish(std::move(status));
 }
 
 void UnaryCall::send(const Failure& failure) noexcept {
-  if (failure.retry_after.count() > 0) {
-    server_context_.AddTrailingMetadata(kPushback, std::to_string(failure.retry_after.count()));
-  }
-  Finish(grpc::Status(status_code(failure.outcome), shortened(failure.message)));
+  const std::shared_ptr<UnaryCall> self = std::move(self_);
+  stream_->finish({status_code(failure.outcome), shortened(failure.message)}, failure.retry_after);
 }
 
 }  // namespace smt::server

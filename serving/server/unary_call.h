@@ -1,30 +1,40 @@
 // A scoring call of a unary method.
 #pragma once
 
+#include <memory>
+#include <utility>
+
 #include "message_call.h"
 
 namespace smt::server {
 
-// Deletes itself in OnDone(). Every path calls Finish() exactly once.
-class UnaryCall : public grpc::ServerUnaryReactor, public MessageCall {
+// Lives until it has answered, and its stream is closed. Every path answers exactly once.
+class UnaryCall : public rpc::Handler, public MessageCall, public std::enable_shared_from_this<UnaryCall> {
  public:
-  // `request` and `response` are gRPC's and live until OnDone().
-  UnaryCall(ServerState& state, grpc::CallbackServerContext& context, const grpc::ByteBuffer& request,
-            grpc::ByteBuffer& response)
-      : MessageCall(state, context, request), response_bytes_(response) {}
+  UnaryCall(ServerState& state, std::shared_ptr<rpc::Stream> stream)
+      : MessageCall(state, stream, stream->message_bytes()) {}
 
-  void OnCancel() override { cancel(); }
-  void OnDone() override { end(this); }
-  // Not of gRPC's public interface, and so checked by `override`: reactions run on gRPC's own threads instead of being
-  // handed to another one, which costs a wake-up per call. OnCancel() and OnDone() do not block.
-  bool InternalInlineable() override { return true; }
+  bool begun(std::string_view beginning) override { return refused_early(beginning); }
+  void message(grpc::ByteBuffer bytes) override {
+    self_ = shared_from_this();
+    begin(std::move(bytes));
+  }
+  void cancelled() override { cancel(); }
 
  protected:
   void send(google::protobuf::Message& message) noexcept override;
   void send(const Failure& failure) noexcept override;
 
  private:
-  grpc::ByteBuffer& response_bytes_;
+  std::shared_ptr<UnaryCall> self_;  // from the message to the answer
 };
+
+// The method that makes a `Call` of each of its calls.
+template <class Call>
+rpc::Method scoring_method(ServerState& state) {
+  return {.open = [&state](const std::shared_ptr<rpc::Stream>& stream) {
+    return std::shared_ptr<UnaryCall>(new Call(state, stream), &MessageCall::end);
+  }};
+}
 
 }  // namespace smt::server

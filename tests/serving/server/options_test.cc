@@ -42,7 +42,7 @@ TEST_F(OptionsTest, DefaultsListenOnThisMachineOnly) {
   EXPECT_EQ(options.max_rows, 4096);
   EXPECT_EQ(options.max_message_bytes, 16777216);
   EXPECT_GE(options.workers, 1);
-  EXPECT_EQ(options.connection_calls, std::max(32, 16 * options.workers));
+  EXPECT_EQ(options.connection_calls, 1000);
 }
 
 TEST_F(OptionsTest, ReadsEveryFlag) {
