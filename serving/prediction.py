@@ -19,7 +19,8 @@ _UNREACHABLE = re.compile(
     r"|(network|host) is unreachable|socket closed",
     re.IGNORECASE,
 )
-_CLOSED = re.compile("socket closed|connection reset", re.IGNORECASE)
+# With TLS 1.3 a client whose certificate is not accepted hears of it when its own handshake is over: "unwrap failed".
+_CLOSED = re.compile("socket closed|connection reset|unwrap failed", re.IGNORECASE)
 _UNTRUSTED = re.compile("handshake failed|verification check failed", re.IGNORECASE)
 
 

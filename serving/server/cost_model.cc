@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 namespace smt::server {
 
@@ -23,12 +24,15 @@ void CostModel::observe(int64_t rows, double seconds) {
     seen = {count, seconds};
     return;
   }
+  const double off = std::min(std::abs(seconds * seen.rows / (seen.seconds * count) - 1), 1.0);
+  deviation_ += kNew * (off - deviation_);
   seen.seconds += kNew * (std::min(seconds, kOutlier * seen.seconds) - seen.seconds);
   seen.rows += kNew * (count - seen.rows);
 }
 
 void CostModel::relax() {
   for (Bucket& seen : buckets_) seen.seconds *= kRelaxed;
+  deviation_ *= kRelaxed;
 }
 
 double CostModel::seconds(int64_t rows) const {

@@ -19,6 +19,9 @@ class CostModel {
   // of too little, so that no request is refused which could be served: fewer rows than were seen are taken as
   // proportional, more as taking what the most took.
   double seconds(int64_t rows) const;
+  // What seconds() is to be multiplied with for a promise: by the average alone every second one would be broken. The
+  // average deviation counts twice, as for round-trip times (Jacobson 1988).
+  double caution() const { return 1 + 2 * deviation_; }
   // Seconds of one more row in a large batch.
   double row_seconds() const;
 
@@ -31,6 +34,7 @@ class CostModel {
   static size_t bucket(int64_t rows);
 
   std::array<Bucket, kBuckets> buckets_{};
+  double deviation_ = 0;  // moving average of |seconds - average| / average, at most 1 each
 };
 
 }  // namespace smt::server

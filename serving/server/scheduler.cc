@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "batch_runner.h"
@@ -58,6 +59,10 @@ struct Scheduler::Block {
       limit -= each.snapshot == work->snapshot.get() ? each.rows : padded(each.rows);
     }
     return limit;
+  }
+  int64_t rows() const {
+    return std::accumulate(segments.begin(), segments.end(), int64_t{0},
+                           [](int64_t sum, const Segment& each) { return sum + each.rows; });
   }
   // Rows of padding with one more snapshot's `rows`.
   int64_t padding_with(int64_t rows) const {
@@ -175,10 +180,23 @@ Drop Scheduler::refuses(const ScenarioQueue& queue, std::chrono::milliseconds& r
 Drop Scheduler::dead(const Work* work, Clock::time_point now) const {
   if (now >= work->deadline) return Drop::kExpired;  // first: gRPC also cancels a call whose deadline passed
   if (work->cancelled()) return Drop::kCancelled;
-  if (work->deadline != Clock::time_point::max() && seconds(work->deadline - now) < own_seconds(work)) {
-    return Drop::kUnmeetable;
-  }
-  return Drop::kNone;
+  return in_time(work, own_seconds(work), now) ? Drop::kNone : Drop::kUnmeetable;
+}
+
+bool Scheduler::in_time(const Work* work, double needed, Clock::time_point now) const {
+  if (work->deadline == Clock::time_point::max()) return true;
+  auto found = costs_.find(work->snapshot->binary.get());
+  const double caution = found == costs_.end() ? 1 : found->second.caution();
+  return seconds(work->deadline - now) >= needed * caution;
+}
+
+bool Scheduler::delays(const Block& block, const Work* work, int64_t rows, Clock::time_point now) const {
+  auto found = costs_.find(work->snapshot->binary.get());
+  if (block.parts.empty() || found == costs_.end()) return false;
+  const double needed = found->second.seconds(block.rows() + rows);
+  if (!in_time(work, needed, now)) return true;
+  return std::any_of(block.parts.begin(), block.parts.end(),
+                     [&](const Part& part) { return !in_time(part.work, needed, now); });
 }
 
 void Scheduler::drop(Work* work, Drop reason, std::vector<Work*>& ended) {
@@ -230,8 +248,7 @@ Drop Scheduler::admit(Work* work, Clock::time_point now, std::vector<Work*>& end
     return Drop::kQueueFull;
   }
   // Behind all that waits: then its turn comes after theirs.
-  if (!queue.empty() && work->deadline != Clock::time_point::max() && work->deadline >= queue.last()->deadline &&
-      seconds(work->deadline - now) < wait + own_seconds(work)) {
+  if (!queue.empty() && work->deadline >= queue.last()->deadline && !in_time(work, wait + own_seconds(work), now)) {
     return Drop::kUnmeetable;
   }
   if (!make_room(work, ended)) {
@@ -364,7 +381,7 @@ bool Scheduler::fill(ScenarioQueue& queue, Block& block, int64_t limit, Clock::t
     int64_t rows = std::min(left, block.room(limit, work));
     // The rest of a block that several share is not worth cutting a work for.
     if (!block.parts.empty() && rows < left) return false;
-    if (!joins(work, rows, block)) return false;
+    if (!joins(work, rows, block) || delays(block, work, rows, now)) return false;
     take_rows(work, rows, block, now);
     take_siblings(work, block, now);
   }

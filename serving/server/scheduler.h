@@ -107,6 +107,10 @@ class Scheduler {
   CostModel& cost(const Work* work) { return costs_[work->snapshot->binary.get()]; }
   double row_seconds(const Work* work) const;
   double own_seconds(const Work* work) const;
+  // Whether the work can be promised to be computed in `needed` seconds' time (by the average) from now.
+  bool in_time(const Work* work, double needed, Clock::time_point now) const;
+  // Whether `rows` of the work would make a block take longer than a deadline in it allows.
+  bool delays(const Block& block, const Work* work, int64_t rows, Clock::time_point now) const;
   bool large(const Work* work) const { return work->rows > limits_.block_rows; }
   // A queue's key in active_ may change only while it is outside.
   template <typename Change>

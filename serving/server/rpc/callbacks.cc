@@ -10,6 +10,8 @@
 namespace smt::server::rpc {
 namespace {
 
+constexpr uint64_t kMostResets = 1'000'000;  // a second
+
 std::string_view text(const uint8_t* data, size_t size) { return {reinterpret_cast<const char*>(data), size}; }
 
 Connection& self(void* user) { return *static_cast<Connection*>(user); }
@@ -54,6 +56,10 @@ const nghttp2_option* Callbacks::options() {
     if (nghttp2_option_new(&made) != 0) throw std::bad_alloc();
     nghttp2_option_set_no_auto_window_update(made, 1);
     nghttp2_option_set_no_closed_streams(made, 1);
+    // nghttp2 ends a connection whose client resets 33 streams a second (CVE-2023-44487). Under overload clients reset
+    // each call that is refused before they had sent it, and each whose deadline passes; what a reset call has cost by
+    // then is bounded by the scheduler's limits.
+    nghttp2_option_set_stream_reset_rate_limit(made, kMostResets, kMostResets);
     return made;
   }();
   return kOptions;
