@@ -69,19 +69,28 @@ SETUPS = (Setup(2, 1, False), Setup(2, 1, True), Setup(1, 2, True))
 
 def install(folder: Path) -> Path:
     """The folder of Triton's package, installed there unless it is. Raises NotInstalledError."""
-    made_of = REQUIREMENTS.read_bytes() + sys.version.encode()
+    return install_packages(REQUIREMENTS, folder) / "pytriton" / "tritonserver"
+
+
+def install_packages(requirements: Path, folder: Path) -> Path:
+    """A folder within `folder` of the pinned packages, without what they depend on, installed unless it is there.
+
+    Raises:
+        NotInstalledError: pip cannot have them.
+    """
+    made_of = requirements.read_bytes() + sys.version.encode()
     place = folder / f"peers-{hashlib.sha256(made_of).hexdigest()[:16]}"
     if not place.exists():
         stage = place.with_name(f"{place.name}-{os.getpid()}")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
-        command += ["--target", str(stage), "--requirement", str(REQUIREMENTS)]
+        command += ["--target", str(stage), "--requirement", str(requirements)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             shutil.rmtree(stage, ignore_errors=True)
             reason = (done.stderr.strip().splitlines() or [f"pip ended with {done.returncode}"])[-1]
-            raise NotInstalledError(f"{REQUIREMENTS.name} cannot be installed: {reason}")
+            raise NotInstalledError(f"{requirements.name} cannot be installed: {reason}")
         stage.rename(place)
-    return place / "pytriton" / "tritonserver"
+    return place
 
 
 def infer_request(model: str, batch: Batch) -> bytes:

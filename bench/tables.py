@@ -231,6 +231,13 @@ def quality_census(content: dict[str, Any]) -> list[str]:
     ]
 
 
+def training(content: dict[str, Any]) -> list[str]:
+    """What was asked; every trainer."""
+    titles = {"shape": "model", "backend": "trainer", "loader_processes": "loader processes", "epochs": "epochs"}
+    titles |= {"rows_per_second": "rows/s", "lowest": "lowest", "highest": "highest", "ratio": "smt / trainer"}
+    return [*_asked(content), "", *_picked(titles, content["results"])]
+
+
 # Marker: result file and how it is shown.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "budget": ("budget", budget),
@@ -246,6 +253,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "scenarios": ("scenarios", scenarios),
     "serving": ("serving", serving),
     "serving_summary": ("serving", _asked),
+    "training": ("training", training),
     "transform": ("transform", transform),
 }
 
