@@ -150,7 +150,7 @@ class Mirror:
         try:
             for file in self._source.names(f"{parent}/{name}"):
                 if not file.startswith("."):
-                    stage.add(file, self._source.read(f"{parent}/{name}/{file}"))
+                    stage.add_pieces(file, self._source.pieces(f"{parent}/{name}/{file}"))
             stage.commit(name, replace=True)
         finally:
             stage.discard()

@@ -9,6 +9,8 @@ What fails is tried again (retry.py); every action here does no harm when it is 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,9 @@ from typing import Any, TypeVar
 
 from smt.serving.retry import Patience
 from smt.serving.storage import CHUNK_BYTES, Content, chunks_of
+
+# Of a request for a part of a file: large enough that its round trip does not count, small beside the files.
+PIECE_BYTES = 16 << 20
 
 _Result = TypeVar("_Result")
 
@@ -33,6 +38,18 @@ class RemoteStorage:
     def read(self, path: str) -> bytes:
         content: bytes = self.attempt(path, self._fs.cat_file)
         return content
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """A file's bytes, a piece at a time; a piece that fails is asked for again, and not those before it."""
+        size = int(self.attempt(path, self._fs.info)["size"])
+        for start in range(0, size, PIECE_BYTES):
+            yield self.attempt(path, functools.partial(self._piece, start, min(start + PIECE_BYTES, size)))
+
+    def _piece(self, start: int, end: int, full: str) -> bytes:
+        piece: bytes = self._fs.cat_file(full, start=start, end=end)
+        if len(piece) != end - start:
+            raise OSError(errno.EIO, f"{len(piece)} bytes from {start} on came; expected {end - start}", full)
+        return piece
 
     def sha256(self, path: str) -> tuple[int, str]:
         def action(full: str) -> tuple[int, str]:

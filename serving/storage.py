@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +42,8 @@ class Storage(Protocol):
     root: str
 
     def read(self, path: str) -> bytes: ...
+
+    def pieces(self, path: str) -> Iterator[bytes]: ...
 
     def sha256(self, path: str) -> tuple[int, str]: ...
 
@@ -108,6 +110,10 @@ class LocalStorage:
 
     def read(self, path: str) -> bytes:
         return (self._root / path).read_bytes()
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """A file's bytes, a piece at a time, so that a large one is never in memory as a whole."""
+        return chunks_of(self._root / path)
 
     def sha256(self, path: str) -> tuple[int, str]:
         with (self._root / path).open("rb") as file:
@@ -203,9 +209,12 @@ class LocalStage:
         self._folder.mkdir()
 
     def add(self, name: str, content: Content) -> tuple[int, str]:
+        return self.add_pieces(name, chunks_of(content))
+
+    def add_pieces(self, name: str, pieces: Iterable[bytes]) -> tuple[int, str]:
         digest, size = hashlib.sha256(), 0
         with (self._folder / name).open("xb") as file:
-            for chunk in chunks_of(content):
+            for chunk in pieces:
                 file.write(chunk)
                 digest.update(chunk)
                 size += len(chunk)

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
+from bench.faulty import FaultyFileSystem, disk_full, failing
 from smt.serving.gc import Policy, collect
 from smt.serving.integrity import check_registry
 from smt.serving.lifecycle import promote, rollback
@@ -20,7 +22,6 @@ from smt.serving.mirror import Mirror, MirrorError
 from smt.serving.registry import Registry, RegistryError
 from smt.serving.remote_storage import RemoteStorage
 from smt.serving.retry import Patience
-from tests.serving.faulty import FaultyFileSystem, disk_full
 from tests.serving.test_registry import draft
 
 FILES = {"weights.safetensors": b"one"}
@@ -31,17 +32,6 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     monkeypatch.setattr(RemoteStorage, "patience", Patience(tries=4, first_wait=0.001, longest_wait=0.002))
     yield Registry(f"faulty://{uuid.uuid4().hex}/registry")
     FaultyFileSystem.fault = staticmethod(lambda operation, path: None)
-
-
-def failing(chance: float, seed: int) -> Callable[[str, str], None]:
-    generator = random.Random(seed)
-    kinds = (TimeoutError("timed out"), ConnectionResetError(104, "Connection reset by peer"), RuntimeError("503"))
-
-    def fault(operation: str, path: str) -> None:
-        if generator.random() < chance:
-            raise generator.choice(kinds)
-
-    return fault
 
 
 def test_what_fails_now_and_then_is_tried_again(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
@@ -187,3 +177,25 @@ def test_of_two_publishers_of_an_object_store_both_stand(registry: Registry) -> 
     assert (first, second) == (sorted(first), sorted(second))
     assert registry.current("feed") in (first[-1], second[-1])
     assert check_registry(registry).faults == []
+
+
+def test_a_mirror_copies_large_files_in_pieces(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A piece that fails is asked for again, and none of those before it."""
+    monkeypatch.setattr("smt.serving.remote_storage.PIECE_BYTES", 1000)
+    content = random.Random(5).randbytes(10_500)
+    manifest = registry.publish_snapshot(draft(), {"weights.safetensors": content})
+    read, whole = [], MemoryFileSystem.cat_file
+
+    def cat_file(self: FaultyFileSystem, path: str, **part: int) -> bytes:
+        read.append((path.rsplit("/", 1)[-1], part.get("start", 0)))
+        if read.count(("weights.safetensors", 5000)) == 1 and part.get("start") == 5000:
+            raise TimeoutError("timed out")
+        return bytes(whole(self, path, **part))
+
+    monkeypatch.setattr(FaultyFileSystem, "cat_file", cat_file)
+    Mirror(registry.root, tmp_path).sync()
+    assert Registry(tmp_path).verify("feed") == manifest
+    starts = [start for name, start in read if name == "weights.safetensors"]
+    assert starts == [*range(0, 6000, 1000), *range(5000, 11_000, 1000)]
