@@ -186,4 +186,5 @@ def _lineage(result: TrainResult, scenario: Scenario) -> dict[str, Any]:
         "epoch": result.epoch,
         "epochs_completed": result.epochs_completed,
         "seed": result.details.get("seed"),
+        "techniques": [technique.label for technique in scenario.template.techniques],
     }

@@ -57,6 +57,7 @@ def test_a_good_run_is_published(registry_folder: Path, shop: Shop) -> None:
     manifest = published.manifest
     assert registry.verify("shop") == manifest
     assert manifest.task_names() == ["bought", "returned"]
+    assert manifest.lineage["techniques"] == []
     assert set(manifest.metrics) == {
         "train_side", "serving", "ne_change", "calibration_change", "precision", "drift", "gate"
     }  # fmt: skip
