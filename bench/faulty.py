@@ -1,22 +1,29 @@
-"""A remote file system that fails: fsspec's memory, registered as faulty://, with faults on demand."""
+"""A remote file system that fails: fsspec's memory, registered as faulty://, with faults on demand.
 
-from __future__ import annotations
+with faults(disk_full):
+    Registry("faulty://there/registry").publish_snapshot(...)      # No space left on device
+"""
 
+import contextlib
 import errno
-from collections.abc import Callable
+import random
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
+Fault = Callable[[str, str], None]
 
-class FaultyFileSystem(MemoryFileSystem):
+
+class FaultyFileSystem(MemoryFileSystem):  # type: ignore[misc]
     """`fault` is asked before every operation, with its name and path; it may raise, or wait."""
 
     protocol = "faulty"
     store: dict[str, Any] = {}  # noqa: RUF012 - as its base class has it
     pseudo_dirs = [""]  # noqa: RUF012
-    fault: Callable[[str, str], None] = staticmethod(lambda operation, path: None)
+    fault: Fault = staticmethod(lambda operation, path: None)
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -43,10 +50,33 @@ def _put_file(self: FaultyFileSystem, local: str, path: str, **named: Any) -> No
     MemoryFileSystem.put_file(self, local, path, **named)
 
 
-FaultyFileSystem.put_file = _put_file  # type: ignore[method-assign]
+FaultyFileSystem.put_file = _put_file
 fsspec.register_implementation("faulty", FaultyFileSystem, clobber=True)
+
+
+@contextlib.contextmanager
+def faults(fault: Fault) -> Iterator[None]:
+    """Every operation asks `fault` first, until the end of the block."""
+    FaultyFileSystem.fault = staticmethod(fault)
+    try:
+        yield
+    finally:
+        FaultyFileSystem.fault = staticmethod(lambda operation, path: None)
 
 
 def disk_full(operation: str, path: str) -> None:
     if operation in ("pipe_file", "put_file"):
         raise OSError(errno.ENOSPC, "No space left on device", path)
+
+
+def failing(chance: float, seed: int, wait: float = 0.0) -> Fault:
+    """Such a share of the operations fails, as networks do; each of them waits so many seconds before."""
+    generator = random.Random(seed)
+    kinds = (TimeoutError("timed out"), ConnectionResetError(104, "Connection reset by peer"), RuntimeError("503"))
+
+    def fault(operation: str, path: str) -> None:
+        time.sleep(wait)
+        if generator.random() < chance:
+            raise generator.choice(kinds)
+
+    return fault
