@@ -19,6 +19,7 @@ from bench.peer_build import Problem
 from bench.shapes import TABLE_STD, Shape, random_slab
 from smt.serving.binary import Weights
 from smt.serving.compile import compile_template
+from smt.serving.manifest import SnapshotManifest
 from smt.serving.registry import Registry
 from smt.serving.snapshot import publish_weights
 from smt.training.model import slab_layout
@@ -72,6 +73,11 @@ class Fleet:
         return [f"scenario_{number:03}" for number in range(self.count)]
 
     @property
+    def spec(self) -> dict[str, Any]:
+        """The FeatureSpec of every scenario."""
+        return feature_spec(self.template.slots.dense, self.template.slots.categorical)
+
+    @property
     def table_rows(self) -> int:
         """Of one scenario, all features together."""
         return self.template.slots.categorical * self.shape.table_rows
@@ -101,14 +107,20 @@ class Fleet:
 
         Raises CompileError, RegistryError.
         """
-        template, slots = self.template, self.template.slots
-        spec = feature_spec(slots.dense, slots.categorical)
-        compiled = Registry(self.cache / "registry")
-        compile_template(template, compiled)
-        folder = f"templates/{template.name}"
-        assert registry.local_root is not None
-        shutil.copytree(self.cache / "registry" / folder, registry.local_root / folder)
+        self.publish_binary(registry)
         for number, (name, weights) in enumerate(zip(self.names, self.weights(), strict=True)):
-            publish_weights(registry, template, name, TASKS[: template.tasks], spec, weights)
+            self.publish_scenario(registry, name, weights)
             if progress is not None:
                 progress(number)
+
+    def publish_binary(self, registry: Registry) -> None:
+        """The template binary alone. Raises CompileError."""
+        compile_template(self.template, Registry(self.cache / "registry"))
+        folder = f"templates/{self.template.name}"
+        assert registry.local_root is not None
+        shutil.copytree(self.cache / "registry" / folder, registry.local_root / folder)
+
+    def publish_scenario(self, registry: Registry, name: str, weights: Weights, **how: Any) -> SnapshotManifest:
+        """A version of a scenario. `how`: see Registry.publish_snapshot. Raises RegistryError."""
+        tasks = TASKS[: self.template.tasks]
+        return publish_weights(registry, self.template, name, tasks, self.spec, weights, **how)

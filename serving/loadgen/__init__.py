@@ -12,6 +12,7 @@ that what is measured is the server. In the open loop latency counts from the mo
 or not the generator or the connection could send it then: no coordinated omission.
 """
 
+from smt.serving.loadgen.answers import Answer, read_answers
 from smt.serving.loadgen.histogram import Histogram
 from smt.serving.loadgen.oip import oip_streams
 from smt.serving.loadgen.payloads import smt_streams, table_payloads
@@ -31,6 +32,7 @@ from smt.serving.loadgen.result import LoadResult, Progress, SourceResult, Strea
 from smt.serving.loadgen.runner import run
 
 __all__ = [
+    "Answer",
     "Arrival",
     "Closed",
     "Histogram",
@@ -47,6 +49,7 @@ __all__ = [
     "StreamResult",
     "Timeout",
     "oip_streams",
+    "read_answers",
     "run",
     "smt_streams",
     "table_payloads",

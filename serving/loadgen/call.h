@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <string>
 #include <vector>
 
 #include "clock.h"
@@ -37,6 +38,8 @@ struct Call {
   int grpc_status = -1;   // -1: none seen
   uint64_t received = 0;  // bytes of the answer's DATA frames
   std::array<uint8_t, 5> prefix{};
+  bool keep_answer = false;
+  std::string answer;  // the message, if it is to be kept
 
   // Whether the answer is one message, and as long as its prefix says.
   bool whole_message() const {

@@ -85,9 +85,11 @@ struct Connection::Callbacks {
   static int data(nghttp2_session* session, uint8_t, int32_t stream_id, const uint8_t* data, size_t size, void*) {
     Call* call = call_of(session, stream_id);
     if (call == nullptr) return 0;
-    for (size_t i = 0; i < size && call->received + i < call->prefix.size(); ++i) {
-      call->prefix[call->received + i] = data[i];
+    size_t head = 0;
+    for (; head < size && call->received + head < call->prefix.size(); ++head) {
+      call->prefix[call->received + head] = data[head];
     }
+    if (call->keep_answer) call->answer += view(data + head, size - head);
     call->received += size;
     return 0;
   }

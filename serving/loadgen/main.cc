@@ -86,7 +86,10 @@ int generate(const std::string& plan_file, const std::string& payload_file) {
   Window window = watch(plan, run, workers, signals);
   for (std::jthread& thread : threads) thread.join();
   WorkerStats stats;
-  for (auto& worker : workers) stats.add(worker->stats());
+  for (auto& worker : workers) {
+    worker->close_answers();
+    stats.add(worker->stats());
+  }
   std::printf("%s\n", report(plan, stats, window).c_str());
   return 0;
 }

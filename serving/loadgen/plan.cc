@@ -164,6 +164,7 @@ Plan parse_plan(const std::string& text, size_t payloads) {
   plan.seed = top.integer<uint64_t>("seed", 0, INT64_MAX);
   plan.max_outstanding = top.integer<int64_t>("max_outstanding", 1, 1 << 30);
   plan.disconnects = top.number("disconnects_per_second", 0, 1e6);
+  if (top.has("answers")) plan.answers = top.text("answers");
   if (top.has("tls")) {
     Object tls = top.object("tls");
     plan.use_tls = true;

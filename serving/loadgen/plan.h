@@ -81,6 +81,8 @@ struct Plan {
   double disconnects = 0;       // connections closed abruptly, per second, of all
   bool use_tls = false;
   Tls tls;
+  // A folder where every answer OK is kept, see answers.h; empty: none is.
+  std::filesystem::path answers;
   std::vector<Stream> streams;
   std::vector<Source> sources;
 

@@ -115,6 +115,7 @@ class Plan:
         seed: of everything that is drawn; the same plan sends the same calls at the same moments.
         max_outstanding: calls under way at once, beyond which calls are not sent ("not sent").
         disconnects_per_second: connections closed abruptly and opened again, of all.
+        answers: a folder for every answer OK, those of the warm-up included; see answers.py.
     """
 
     targets: Sequence[str]
@@ -128,6 +129,7 @@ class Plan:
     max_outstanding: int = 100_000
     disconnects_per_second: float = 0.0
     tls: Tls | None = None
+    answers: Path | None = None
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Writes plan.json, payloads.bin and what they refer to; returns the paths of the two."""
@@ -145,6 +147,8 @@ class Plan:
                 "disconnects_per_second": self.disconnects_per_second,
                 "sources": [_source(source, folder, number, writer) for number, source in enumerate(self.sources)],
             }
+        if self.answers is not None:
+            content["answers"] = str(self.answers.resolve())
         if self.tls is not None:
             content["tls"] = _tls(self.tls)
         plan = folder / "plan.json"

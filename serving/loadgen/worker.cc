@@ -45,6 +45,7 @@ Worker::Worker(const RunState& run, int index) : run_(run), connections_(run, in
       idle_callers_.push_back(i);
     }
   }
+  if (!plan.answers.empty()) answers_.emplace(plan.answers / ("answers-" + std::to_string(index) + ".bin"));
   stats_.streams.resize(plan.streams.size());
   stats_.lag.resize(plan.sources.size());
 }
@@ -142,6 +143,7 @@ void Worker::send(Call& call, Connection& connection) {
     headers.back().valuelen = value.size();
   }
   call.connection = &connection;
+  call.keep_answer = answers_.has_value();
   connection.submit(call, headers);
 }
 
@@ -152,6 +154,10 @@ void Worker::finished(Call& call, Outcome outcome) {
   bool too_short = call.message_bytes() < run_.plan.streams[call.stream].min_response_bytes;
   if (outcome == kOk && too_short) outcome = kBadAnswer;
   record(call, outcome, now);
+  if (outcome == kOk && answers_) {
+    const Payload* first = &run_.payloads[run_.plan.streams[call.stream].first_payload];
+    answers_->write(call.stream, static_cast<uint32_t>(call.payload - first), call.answer);
+  }
   if (!call.closed || over_) return;
   Nanos pause = run_.plan.sources[call.source].think;
   if (outcome == kNoConnection || outcome == kNotSent) pause = std::max(pause, kCallerBackOff);

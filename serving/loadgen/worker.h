@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "answers.h"
 #include "call.h"
 #include "connection_set.h"
 #include "run_state.h"
@@ -29,7 +30,10 @@ class Worker final : public CallEvents {
   // Makes calls from run.began to run.end, then waits for the last answers.
   void run();
 
-  // After run().
+  // After run(). Throws std::runtime_error when answers could not be kept.
+  void close_answers() {
+    if (answers_) answers_->close();
+  }
   const WorkerStats& stats() const { return stats_; }
   IntervalBox& box() { return box_; }
 
@@ -80,6 +84,7 @@ class Worker final : public CallEvents {
   WorkerStats stats_;
   Interval interval_;
   IntervalBox box_;
+  std::optional<AnswerFile> answers_;
 };
 
 }  // namespace smt::loadgen

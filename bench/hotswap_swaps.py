@@ -1,0 +1,221 @@
+"""Swaps under load: does anybody notice? Line 1 of bench.hotswap.
+
+Twenty scenarios of R1. An open loop at 60 % of what the server computes asks for all of them; phases without and with
+swaps (see hotswap_swapper.py) take turns. Every answer of every phase is compared, bit by bit, with what the version it
+names scores in-process. The generator, the server and the publisher share the machine's cores.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.hotswap_swapper import KEPT, Swapper
+from bench.hotswap_versions import Expected, Variants, Verdict
+from bench.load import LoadError, closed, requests
+from bench.result import Result
+from bench.servers import SmtServer
+from bench.shapes import load_shape
+from smt.serving import loadgen
+from smt.serving.registry import Registry
+
+SCENARIOS = 20
+WORKERS = 2
+ROWS = 64
+SHARE = 0.6  # of capacity
+RATE = 25.0  # swaps per second, over all scenarios
+_CALLERS = 8  # that reach capacity
+_CONNECTIONS = 4
+_PAYLOADS = 4  # of each scenario
+_WARM_UP = 1.0
+_SETTLE_SECONDS = 10.0
+QUANTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
+
+
+@dataclass(frozen=True)
+class Length:
+    """Of a run: rounds of a phase without swaps and one with them."""
+
+    rounds: int
+    steady_seconds: float
+    swapping_seconds: float
+
+
+FULL = Length(8, 15.0, 50.0)
+QUICK = Length(3, 5.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase. swaps: that the server made of `asked`, each a version loaded and put into service."""
+
+    result: loadgen.LoadResult
+    verdict: Verdict
+    asked: int
+    swaps: int
+    published: int
+    rss_bytes: int  # after it, at rest
+
+    @property
+    def name(self) -> str:
+        return "swapping" if self.asked else "steady"
+
+    def quantile_ms(self, share: float) -> float:
+        found = self.result.total.latency.quantile_ms(share)
+        if found is None:
+            raise LoadError(f"none of the {self.name} calls ended OK: {dict(self.result.total.totals)}")
+        return found
+
+    @property
+    def failed(self) -> int:
+        total = self.result.total.totals
+        return sum(total.values()) - total.get("OK", 0)
+
+    def to_json(self) -> dict[str, Any]:
+        total = self.result.total
+        times = {("median_ms" if name == "p50" else f"{name}_ms"): self.quantile_ms(q) for name, q in QUANTILES.items()}
+        return {
+            "part": "swaps",
+            "shape": f"R1, {self.name}",
+            "rows": ROWS,
+            "threads": WORKERS,
+            "backend": "smt",
+            **times,
+            "calls": sum(total.totals.values()),
+            "failed": self.failed,
+            "wrong": self.verdict.wrong,
+            "compared": self.verdict.answers,
+            "versions": len(self.verdict.of_version),
+            "swaps": self.swaps,
+            "published": self.published,
+            "swaps_per_second": self.swaps / (self.result.seconds + _WARM_UP),
+            "rows_per_second": total.rows_per_second,
+            "generator_lag_p99_ms": self.result.lag.quantile_ms(0.99),
+            "rss_mib": self.rss_bytes / 2**20,
+        }
+
+
+class Bench:
+    """One run on one server."""
+
+    def __init__(self, length: Length, scenarios: int, cache: Path, say: Callable[[str], None] = print) -> None:
+        self.length = length
+        self.variants = Variants(load_shape("R1").template, scenarios, KEPT, cache)
+        self._say = say
+
+    def run(self, folder: Path, rate: float = RATE) -> list[Phase]:
+        """`folder`: for the registry and the answers. Raises LoadError, ServerError, RuntimeError."""
+        root = folder / "registry"
+        root.mkdir()
+        self.versions = self.variants.publish(Registry(root))
+        with SmtServer(root, workers=WORKERS) as server, Swapper(self.variants, root, self.versions) as swapper:
+            mix = dict.fromkeys(self.variants.fleet.names, 1.0)
+            self._streams = requests(self.variants.fleet, server.target, mix, ROWS, 0, payloads=_PAYLOADS)
+            self._expected: Expected = self.variants.expected(Registry(root), self._streams)
+            self.fresh_rss = server.rss_bytes()
+            self.capacity = closed(server.target, self._streams, _CALLERS, self.length.steady_seconds).rows_per_second
+            self._say(f"capacity {self.capacity:,.0f} rows/s")
+            # Afterwards every scenario has the version before in memory, as it will have at the end.
+            self._phase(server, swapper, folder, rate, 3 * self.variants.scenarios / rate)
+            self.first_rss = server.rss_bytes()
+            phases = []
+            for number in range(self.length.rounds):
+                pair = [(0.0, self.length.steady_seconds), (rate, self.length.swapping_seconds)]
+                for swaps, seconds in pair if number % 2 == 0 else pair[::-1]:
+                    phases.append(self._phase(server, swapper, folder, swaps, seconds))
+                    row = phases[-1].to_json()
+                    keys = ("median_ms", "p99_ms", "p999_ms", "failed", "wrong", "swaps", "rss_mib")
+                    self._say(f"{phases[-1].name:8} " + ", ".join(f"{key} {row[key]:.6g}" for key in keys))
+            return phases
+
+    def _phase(self, server: SmtServer, swapper: Swapper, folder: Path, rate: float, seconds: float) -> Phase:
+        loads = server.metric("smt_snapshot_loads_total")
+        with tempfile.TemporaryDirectory(dir=folder) as answers:
+            plan = loadgen.Plan(
+                [server.target],
+                [loadgen.Source(loadgen.Open(SHARE * self.capacity / ROWS), self._streams)],
+                seconds=seconds,
+                warm_up_seconds=_WARM_UP,
+                connections=_CONNECTIONS,
+                answers=Path(answers),
+            )
+            asked = published = 0
+            if rate:
+                swapper.start(rate, seconds + _WARM_UP)
+            result = loadgen.run(plan)
+            if rate:
+                made = swapper.wait(seconds)
+                self.versions |= made.published
+                asked, published = made.count, len(made.published)
+            swaps = _settled(server, loads + asked) - loads
+            verdict = self._expected.check(loadgen.read_answers(Path(answers)), self.versions)
+        return Phase(result, verdict, asked, round(swaps), published, server.rss_bytes())
+
+
+def _settled(server: SmtServer, loads: float) -> float:
+    """How many loads the server has made, when it has made so many or makes no more."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while (found := server.metric("smt_snapshot_loads_total")) < loads and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def medians(phases: list[Phase], quantile: float) -> dict[str, float]:
+    """Of the phases without and with swaps."""
+    of = {name: [p.quantile_ms(quantile) for p in phases if p.name == name] for name in ("steady", "swapping")}
+    return {name: median(values) for name, values in of.items()}
+
+
+def pooled_ms(phases: list[Phase], name: str, quantile: float) -> float | None:
+    """Of all calls of the phases of one kind together."""
+    found = [phase.result.total.latency for phase in phases if phase.name == name]
+    return loadgen.Histogram.merged(found).quantile_ms(quantile)
+
+
+def measure(result: Result, quick: bool, cache: Path) -> None:
+    """Adds rows, figures and targets. Raises what Bench.run raises."""
+    with tempfile.TemporaryDirectory(prefix="bench-hotswap-") as folder:
+        bench = Bench(QUICK if quick else FULL, SCENARIOS, cache)
+        phases = bench.run(Path(folder))
+    swapping = [phase for phase in phases if phase.name == "swapping"]
+    result.results += [phase.to_json() for phase in phases]
+    last_rss = phases[-1].rss_bytes
+    result.extra["swaps"] = {
+        "a_swap": "one scenario's `current` names a version that is not in memory: the server reads, verifies, packs "
+        "and tries it, and serves it; nine of ten by promotion, one of ten by a new publication",
+        "scenarios": SCENARIOS,
+        "capacity_rows_per_second": bench.capacity,
+        "load_share": SHARE,
+        "swaps": sum(phase.swaps for phase in swapping),
+        "published": sum(phase.published for phase in swapping),
+        "weight_mib_per_version": bench.variants.fleet.weight_bytes / 2**20,
+        "rss_mib": {"fresh": bench.fresh_rss / 2**20, "before": bench.first_rss / 2**20, "after": last_rss / 2**20},
+        "pooled_ms": {
+            f"{kind} {name}": pooled_ms(phases, kind, q)
+            for kind in ("steady", "swapping")
+            for name, q in QUANTILES.items()
+        },
+    }
+    add = result.target
+    if not quick:
+        add("swaps.count", "swaps under load", sum(phase.swaps for phase in swapping), ">=", 10_000)
+    rate = sum(phase.swaps for phase in swapping) / sum(phase.result.seconds + _WARM_UP for phase in swapping)
+    add("swaps.rate", f"swaps per second over {SCENARIOS} scenarios", rate, ">=", 20.0)
+    calls = sum(phase.verdict.answers for phase in swapping)
+    failed = sum(phase.failed for phase in phases)
+    add("swaps.failed", f"requests that failed, of {calls:,} while swapping", failed, "==", 0)
+    wrong = sum(phase.verdict.wrong for phase in phases)
+    add("swaps.wrong", "answers whose scores are not, bit by bit, those of the version they name", wrong, "==", 0)
+    for name, most in (("p99", 1.05), ("p999", 1.25)):
+        at = medians(phases, QUANTILES[name])
+        label = name.replace("p999", "p99.9")
+        what = f"{label} while swapping over {label} without ({at['steady']:.3f} ms), medians of {len(swapping)} phases"
+        add(f"swaps.{name}", what, at["swapping"] / at["steady"], "<=", most)
+    grown = last_rss / bench.first_rss
+    add("swaps.rss", "the server's memory after all swaps over that before", grown, "<=", 1.02)
+
+
+__all__ = ["Bench", "Length", "Phase", "measure", "medians", "pooled_ms"]
