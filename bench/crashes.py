@@ -95,17 +95,17 @@ def kill_writers(root: Path, kills: int, seed: int, *, weight_bytes: int = 100_0
         for _ in range(kills):
             report.write_bytes(b"")
             arguments = (str(root), str(report), generator.random(), weight_bytes)
-            writer = _processes().Process(target=_write, args=arguments)
+            writer = processes().Process(target=_write, args=arguments)
             writer.start()
-            _wait_for(report, generator.randrange(11))
+            wait_for(report, 1 + generator.randrange(11))  # that it has started, and the end of some operations
             time.sleep(generator.uniform(0, operation_seconds))
             writer.kill()
             writer.join()
             if writer.exitcode != -signal.SIGKILL:
                 raise RuntimeError(f"the writer ended by itself, with status {writer.exitcode}")
             found.kills += 1
-            gone = _read_report(report, found, known)
-            _inspect(registry, found, known, gone)
+            gone = read_report(report, found, known)
+            inspect(registry, SCENARIO, found, known, gone)
     return found
 
 
@@ -122,7 +122,7 @@ def kill_at_every_change(
     """
     for number in itertools.count():
         registry = Registry(shutil.copytree(prepared, root / f"{number:04d}"))
-        process = _processes().Process(target=_run_until, args=(registry.root, operation, number))
+        process = processes().Process(target=_run_until, args=(registry.root, operation, number))
         process.start()
         process.join(_WAIT_SECONDS)
         if process.exitcode not in (0, -signal.SIGKILL):
@@ -133,17 +133,17 @@ def kill_at_every_change(
             return
 
 
-def _processes() -> Any:
-    """Processes are forked from one that has everything imported and no threads."""
+def processes(preloaded: str = __name__) -> Any:
+    """For what is to be killed: processes are forked from one that has everything imported and no threads."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([preloaded])
     return context
 
 
-def _wait_for(report: Path, operations: int) -> None:
-    """Until the writer has started and reported the end of so many operations."""
+def wait_for(report: Path, lines: int) -> None:
+    """Until a writer has reported so many lines."""
     deadline = time.monotonic() + _WAIT_SECONDS
-    while report.read_bytes().count(b"\n") < 1 + operations:
+    while report.read_bytes().count(b"\n") < lines:
         if time.monotonic() > deadline:
             raise RuntimeError(f"waited {_WAIT_SECONDS:.0f} s for a writer's operations")
         time.sleep(0.001)
@@ -204,7 +204,7 @@ def _write(root: str, report: str, seed: float, weight_bytes: int) -> None:
         os.write(lines, f"{ended}\n".encode())
 
 
-def _read_report(report: Path, found: Crashes, known: set[str]) -> set[str]:
+def read_report(report: Path, found: Crashes, known: set[str]) -> set[str]:
     """Adds what was published to `known`; returns what gc reported to have removed."""
     gone: set[str] = set()
     for line in report.read_text().splitlines():
@@ -218,11 +218,12 @@ def _read_report(report: Path, found: Crashes, known: set[str]) -> set[str]:
     return gone
 
 
-def _inspect(registry: Registry, found: Crashes, known: set[str], gone: set[str]) -> None:
+def inspect(registry: Registry, scenario: str, found: Crashes, known: set[str], gone: set[str]) -> None:
+    """Looks at what a kill left. `gone`: what gc reported to have removed; `known` becomes what is there of it."""
     found.faults += check_registry(registry).faults
-    registry.verify(SCENARIO)
-    there = set(registry.versions(SCENARIO))
+    registry.verify(scenario)
+    there = set(registry.versions(scenario))
     # A gc that was killed has said in the events what it was about to remove.
-    announced = {event.version for event in read_events(registry, SCENARIO) if event.what == "gc"}
+    announced = {event.version for event in read_events(registry, scenario) if event.what == "gc"}
     found.lost += sorted(known - there - gone - announced)
     known &= there

@@ -4,10 +4,12 @@
     with SmtServer(Path("/tmp/registry"), poll_ms=50) as server, Client(server.target) as client:
         measured = [measure(table, client, share=0.01) for _ in range(20)]
 
-Not a benchmark by itself: what one of swaps is made of.
+Not a benchmark by itself: what bench.hotswap's part freshness is made of.
 """
 
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +33,14 @@ SCENARIO = "large"
 WAIT_SECONDS = 60.0
 
 
+def compiled(cache: Path, folder: Path) -> None:
+    """Puts the template binary of TEMPLATE into a registry in `folder`, from one in `cache`, where it is kept."""
+    template = load_template(TEMPLATE)
+    compile_template(template, Registry(cache / "registry"))
+    place = f"templates/{template.name}"
+    shutil.copytree(cache / "registry" / place, folder / place, dirs_exist_ok=True)
+
+
 class DeltaBenchError(RuntimeError):
     """The server does not come to serve what was published."""
 
@@ -40,7 +50,8 @@ class Measured:
     """One delta.
 
     written: bytes of all its files, manifest included; whole: of the whole version that the chain goes back to.
-    publish_seconds: of publish_delta. response_seconds: from its end to the first answer by the new version.
+    publish_seconds: of the publication. response_seconds: from its end to the first answer by the new version.
+    chain: how many deltas the version has on a whole one.
     """
 
     rows: int
@@ -48,6 +59,7 @@ class Measured:
     whole: int
     publish_seconds: float
     response_seconds: float
+    chain: int
 
     @property
     def share(self) -> float:
@@ -61,6 +73,7 @@ class LargeTable:
     Attributes:
         whole: bytes of the whole version, manifest included.
         current: what was published last.
+        values: the table of the first version.
     """
 
     registry: Registry
@@ -70,6 +83,7 @@ class LargeTable:
     whole: int
     current: SnapshotManifest
     random: np.random.Generator
+    values: torch.Tensor
 
     @classmethod
     def publish(cls, folder: Path, rows: int, template: Template | None = None) -> Self:
@@ -81,10 +95,10 @@ class LargeTable:
         compile_template(template, registry)
         slab = random_slab(template)
         table = torch.empty(rows, template.slots.dim).normal_(0, TABLE_STD, generator=torch.Generator().manual_seed(0))
-        features = _features(template, rows)
+        features = features_of(template, rows)
         manifest = publish_weights(registry, template, SCENARIO, ["click"], features, Weights(slab, table))
         random = np.random.default_rng(0)
-        return cls(registry, template, rows, slab, _written(registry, manifest), manifest, random)
+        return cls(registry, template, rows, slab, _written(registry, manifest), manifest, random, table)
 
     def change(self, share: float) -> Delta:
         """Other dense weights, and such a share of the rows with other values."""
@@ -97,12 +111,28 @@ class LargeTable:
         self.current = publish_delta(self.registry, self.template, SCENARIO, self.current.version, delta)
         return self.current
 
+    def add_whole(self, weights: Weights) -> SnapshotManifest:
+        """Publishes a whole version."""
+        features = features_of(self.template, self.rows)
+        self.current = publish_weights(self.registry, self.template, SCENARIO, ["click"], features, weights)
+        return self.current
+
 
 def measure(table: LargeTable, client: Client, share: float) -> Measured:
     """Publishes one delta, and asks the server until it answers with it. Raises DeltaBenchError, PredictError."""
     delta = table.change(share)
+    return _measured(table, client, len(delta.rows), lambda: table.add(delta))
+
+
+def measure_whole(table: LargeTable, client: Client) -> Measured:
+    """The same with a whole version, of other dense weights."""
+    weights = Weights(table.slab * float(table.random.normal(1, 0.01)), table.values)
+    return _measured(table, client, table.rows, lambda: table.add_whole(weights))
+
+
+def _measured(table: LargeTable, client: Client, rows: int, publish: Callable[[], SnapshotManifest]) -> Measured:
     started = time.monotonic()
-    manifest = table.add(delta)
+    manifest = publish()
     published = time.monotonic()
     row: dict[str, Any] = {f"number_{slot}": [0.5] for slot in range(table.template.slots.dense)} | {"id": [7]}
     while client.predict(SCENARIO, row).version != manifest.version:
@@ -110,7 +140,7 @@ def measure(table: LargeTable, client: Client, share: float) -> Measured:
             raise DeltaBenchError(f"{manifest.version} is not served {WAIT_SECONDS:.0f} s after its publication")
     answered = time.monotonic()
     written = _written(table.registry, manifest)
-    return Measured(len(delta.rows), written, table.whole, published - started, answered - published)
+    return Measured(rows, written, table.whole, published - started, answered - published, manifest.chain)
 
 
 def _written(registry: Registry, manifest: SnapshotManifest) -> int:
@@ -119,7 +149,7 @@ def _written(registry: Registry, manifest: SnapshotManifest) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def _features(template: Template, rows: int) -> dict[str, Any]:
+def features_of(template: Template, rows: int) -> dict[str, Any]:
     dense = [
         {"name": f"number_{slot}", "type": "number", "kind": "dense", "steps": [], "slot": slot}
         for slot in range(template.slots.dense)

@@ -2,9 +2,10 @@
 
     python -m bench.hotswap [--quick] [--only PART ...] --json bench/results/hotswap.json
 
-Parts: swaps (10,000 of them under load). Each is a module hotswap_PART.py that says how it measures. With --only the
-parts named are measured, and the others' figures are kept from the file. --quick ends within three minutes. Exit status
-1 if something could not be measured.
+Parts: swaps (10,000 of them under load), freshness (from publication to the first answer, and memory), crashes (kill -9
+of publisher and server), peers (the same swaps elsewhere). Each is a module hotswap_PART.py that says how it measures.
+With --only the parts named are measured, and the others' figures are kept from the file. --quick ends within three
+minutes. Exit status 1 if something could not be measured.
 """
 
 import argparse
@@ -17,13 +18,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import hotswap_swaps
+from bench import hotswap_crashes, hotswap_freshness, hotswap_peers, hotswap_swaps
 from bench.result import Result, commit
 
 CACHE = Path("build/bench")
 # (where figures go, quick, cache); a part's rows have its name as `part`, its targets' ids begin with it.
 PARTS: dict[str, Callable[[Result, bool, Path], None]] = {
     "swaps": hotswap_swaps.measure,
+    "freshness": hotswap_freshness.measure_part,
+    "crashes": hotswap_crashes.measure,
+    "peers": hotswap_peers.measure,
 }
 
 

@@ -1,4 +1,4 @@
-"""Who makes the swaps: a process that changes the registry at a set rate, as `smt registry promote` and `smt publish` do.
+"""Who makes the swaps: a process that changes the registry at a set rate, by promotions and publications.
 
     with Swapper(variants, registry_folder, versions) as swapper:
         made = swapper.run(rate=25, seconds=30)

@@ -24,9 +24,9 @@ from smt.serving.registry import Registry
 
 SCENARIOS = 20
 WORKERS = 2
-ROWS = 64
+ROWS = 16
 SHARE = 0.6  # of capacity
-RATE = 25.0  # swaps per second, over all scenarios
+RATE = 22.0  # swaps per second, over all scenarios
 _CALLERS = 8  # that reach capacity
 _CONNECTIONS = 4
 _PAYLOADS = 4  # of each scenario
@@ -44,7 +44,7 @@ class Length:
     swapping_seconds: float
 
 
-FULL = Length(8, 15.0, 50.0)
+FULL = Length(8, 12.0, 57.0)
 QUICK = Length(3, 5.0, 10.0)
 
 
@@ -58,6 +58,7 @@ class Phase:
     swaps: int
     published: int
     rss_bytes: int  # after it, at rest
+    cpu_seconds: float  # of the server
 
     @property
     def name(self) -> str:
@@ -94,6 +95,7 @@ class Phase:
             "swaps_per_second": self.swaps / (self.result.seconds + _WARM_UP),
             "rows_per_second": total.rows_per_second,
             "generator_lag_p99_ms": self.result.lag.quantile_ms(0.99),
+            "server_cpu_seconds": self.cpu_seconds,
             "rss_mib": self.rss_bytes / 2**20,
         }
 
@@ -101,10 +103,8 @@ class Phase:
 class Bench:
     """One run on one server."""
 
-    def __init__(self, length: Length, scenarios: int, cache: Path, say: Callable[[str], None] = print) -> None:
-        self.length = length
-        self.variants = Variants(load_shape("R1").template, scenarios, KEPT, cache)
-        self._say = say
+    def __init__(self, variants: Variants, length: Length, say: Callable[[str], None] = print) -> None:
+        self.variants, self.length, self._say = variants, length, say
 
     def run(self, folder: Path, rate: float = RATE) -> list[Phase]:
         """`folder`: for the registry and the answers. Raises LoadError, ServerError, RuntimeError."""
@@ -127,12 +127,19 @@ class Bench:
                 for swaps, seconds in pair if number % 2 == 0 else pair[::-1]:
                     phases.append(self._phase(server, swapper, folder, swaps, seconds))
                     row = phases[-1].to_json()
-                    keys = ("median_ms", "p99_ms", "p999_ms", "failed", "wrong", "swaps", "rss_mib")
+                    keys = (
+                        "median_ms",
+                        "p99_ms",
+                        "p999_ms",
+                        "calls",
+                        "failed",
+                        "wrong",
+                    )
                     self._say(f"{phases[-1].name:8} " + ", ".join(f"{key} {row[key]:.6g}" for key in keys))
             return phases
 
     def _phase(self, server: SmtServer, swapper: Swapper, folder: Path, rate: float, seconds: float) -> Phase:
-        loads = server.metric("smt_snapshot_loads_total")
+        loads, cpu = server.metric("smt_snapshot_loads_total"), server.cpu_seconds()
         with tempfile.TemporaryDirectory(dir=folder) as answers:
             plan = loadgen.Plan(
                 [server.target],
@@ -151,8 +158,9 @@ class Bench:
                 self.versions |= made.published
                 asked, published = made.count, len(made.published)
             swaps = _settled(server, loads + asked) - loads
+            cpu = server.cpu_seconds() - cpu
             verdict = self._expected.check(loadgen.read_answers(Path(answers)), self.versions)
-        return Phase(result, verdict, asked, round(swaps), published, server.rss_bytes())
+        return Phase(result, verdict, asked, round(swaps), published, server.rss_bytes(), cpu)
 
 
 def _settled(server: SmtServer, loads: float) -> float:
@@ -178,7 +186,8 @@ def pooled_ms(phases: list[Phase], name: str, quantile: float) -> float | None:
 def measure(result: Result, quick: bool, cache: Path) -> None:
     """Adds rows, figures and targets. Raises what Bench.run raises."""
     with tempfile.TemporaryDirectory(prefix="bench-hotswap-") as folder:
-        bench = Bench(QUICK if quick else FULL, SCENARIOS, cache)
+        variants = Variants(load_shape("R1").template, SCENARIOS, KEPT, cache)
+        bench = Bench(variants, QUICK if quick else FULL)
         phases = bench.run(Path(folder))
     swapping = [phase for phase in phases if phase.name == "swapping"]
     result.results += [phase.to_json() for phase in phases]
@@ -216,6 +225,3 @@ def measure(result: Result, quick: bool, cache: Path) -> None:
         add(f"swaps.{name}", what, at["swapping"] / at["steady"], "<=", most)
     grown = last_rss / bench.first_rss
     add("swaps.rss", "the server's memory after all swaps over that before", grown, "<=", 1.02)
-
-
-__all__ = ["Bench", "Length", "Phase", "measure", "medians", "pooled_ms"]

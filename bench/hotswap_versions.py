@@ -1,9 +1,9 @@
-"""The versions of a benchmark of swaps: several sets of weights for each scenario, and what each must answer, to the bit.
+"""The versions of a benchmark of swaps: sets of weights for each scenario, and what each must answer, to the bit.
 
-    variants = Variants(load_shape("R1").template, scenarios=20, count=4, cache=Path("build/bench"))
-    versions = variants.publish(registry)              # (scenario, version) -> number of the variant
-    expected = variants.expected(registry, streams)    # computed here, in-process, by no server
-    expected.check(read_answers(folder), versions)
+variants = Variants(load_shape("R1").template, scenarios=20, count=4, cache=Path("build/bench"))
+versions = variants.publish(registry)              # (scenario, version) -> number of the variant
+expected = variants.expected(registry, streams)    # computed here, in-process, by no server
+expected.check(read_answers(folder), versions)
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from torch import Tensor
+
 from bench.peer_build import ArtefactCache, Problem, onnx_graph
 from bench.peers import openvino_model
 from bench.result import ROOT
@@ -111,13 +113,14 @@ class TritonServer:
         pid: of the server; its instances are its children.
     """
 
-    def __init__(self, problem: Problem, setups: Sequence[Setup], folder: Path) -> None:
+    def __init__(self, problem: Problem, setups: Sequence[Setup], folder: Path, options: Sequence[str] = ()) -> None:
         """
         Args:
             problem: one scenario's weights, constants of the model.
             folder: where what is installed and built is kept.
+            options: further ones of tritonserver's command line.
         """
-        self._problem, self._folder = problem, folder
+        self._problem, self._folder, self._options = problem, folder, options
         self.models = {setup.model: setup for setup in setups}
         self.target = ""
         self.pid = 0
@@ -138,6 +141,7 @@ class TritonServer:
                 "--grpc-port=0",
                 "--allow-http=false",
                 "--allow-metrics=false",
+                *self._options,
             ]
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(command, stdout=log, stderr=log, env=_environment(package))
@@ -163,23 +167,33 @@ class TritonServer:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _write_repository(self, package: Path) -> None:
-        import openvino
-
         stub = package / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}"
         if not stub.is_dir():
             raise NotInstalledError(f"Triton's Python backend has no build for Python {stub.name}")
         backend = self._scratch / "backends" / "python"
         shutil.copytree(package / "backends" / "python", backend)
         shutil.copy2(stub / "triton_python_backend_stub", backend)
+        self._write_models()
+
+    def _write_models(self) -> None:
         graph = self._scratch / "graph.xml"
-        with quiet():
-            model = openvino_model(onnx_graph(self._problem, ArtefactCache(self._folder)), self._problem.table)
-        openvino.save_model(model, str(graph), compress_to_fp16=False)
+        self._save_graph(onnx_graph(self._problem, ArtefactCache(self._folder)), self._problem.table, graph)
         for name, setup in self.models.items():
-            folder = self._scratch / "models" / name
-            (folder / "1").mkdir(parents=True)
-            shutil.copy(MODEL, folder / "1")
-            (folder / "config.pbtxt").write_text(self._configuration(name, setup, graph))
+            self._write_model(name, setup, graph, 1)
+
+    @staticmethod
+    def _save_graph(onnx: Path | bytes, table: Tensor, path: Path) -> None:
+        import openvino
+
+        with quiet():
+            model = openvino_model(onnx, table)
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+
+    def _write_model(self, name: str, setup: Setup, graph: Path, version: int) -> None:
+        folder = self._scratch / "models" / name
+        (folder / str(version)).mkdir(parents=True)
+        shutil.copy(MODEL, folder / str(version))
+        (folder / "config.pbtxt").write_text(self._configuration(name, setup, graph))
 
     def _configuration(self, name: str, setup: Setup, graph: Path) -> str:
         template = self._problem.shape.template

@@ -94,6 +94,11 @@ class SmtServer:
         """What it wrote on stderr, as far as the lines are complete."""
         return (self._folder / "server.log").read_text(errors="replace").split("\n")[:-1]
 
+    def kill(self) -> None:
+        """As a crash ends it."""
+        self._process.kill()
+        self._process.wait()
+
     def terminate(self) -> int | None:
         """Asks it to end, as an orchestrator does; returns its exit status, None if it did not end in time."""
         self._process.terminate()

@@ -1,8 +1,8 @@
 """The answers that a run got, each of them: to compare them with what they had to be.
 
-    run(Plan(..., answers=folder))
-    for answer in read_answers(folder):
-        answer.stream, answer.payload, answer.message
+run(Plan(..., answers=folder))
+for answer in read_answers(folder):
+    answer.stream, answer.payload, answer.message
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Answer(NamedTuple):
 
 
 def read_answers(folder: Path) -> Iterator[Answer]:
-    """Every answer of the run that wrote this folder, in no order. Raises LoadgenError for a file that was cut short."""
+    """Every answer of the run that wrote this folder, in no order. Raises LoadgenError for a file cut short."""
     for path in sorted(folder.glob("answers-*.bin")):
         with path.open("rb") as file:
             while head := file.read(_HEAD.size):

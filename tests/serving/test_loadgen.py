@@ -100,6 +100,30 @@ def test_closed_loop(server: RunningServer, streams: list[Stream]) -> None:
     assert 2 < feed / search < 4.5
 
 
+def test_every_answer_is_kept_if_wanted(server: RunningServer, streams: list[Stream], tmp_path: Path) -> None:
+    result = load(server, Source(Closed(2), streams), answers=tmp_path, threads=2, connections=2)
+    kept = list(loadgen.read_answers(tmp_path))
+    assert len(kept) == result.total.totals["OK"]
+    assert {answer.payload for answer in kept} == set(range(8))
+    expected: dict[tuple[int, int], set[bytes]] = {}
+    for stream, payload, message in kept:
+        tasks = pb.PredictResponse.FromString(message).tasks
+        scores = b"".join(part.SerializeToString() for part in tasks)
+        assert len(tasks[0].probabilities) == ROWS
+        expected.setdefault((stream, payload), set()).add(scores)
+    assert len(expected) == 16
+    assert all(len(scores) == 1 for scores in expected.values())
+    file = tmp_path / "answers-0.bin"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(LoadgenError, match=r"answers-0\.bin: ends within a record"):
+        list(loadgen.read_answers(tmp_path))
+
+
+def test_answers_that_cannot_be_kept_end_the_run(server: RunningServer, streams: list[Stream], tmp_path: Path) -> None:
+    with pytest.raises(LoadgenError, match=r"answers-0\.bin: cannot be written"):
+        load(server, Source(Closed(1), streams), answers=tmp_path / "missing")
+
+
 def test_closed_loop_waits_and_thinks(server: RunningServer, streams: list[Stream]) -> None:
     """Two callers that think 50 ms make at most 2 * 0.5 / 0.05 calls, and the last two."""
     assert 2 < load(server, Source(Closed(2, 0.05), streams), warm_up_seconds=0).total.totals["OK"] <= 22

@@ -1,0 +1,167 @@
+"""From a publication to the first answer by it, and the memory that takes: lines 2 and 3 of bench.hotswap.
+
+A client asks all the time; the clock runs from before the publication is begun, so that writing it (with its checksums
+and fsync) counts, and again from when it returned. Whole versions of 100 MB, and deltas of 1 % of the rows of a table
+of 10 million. Memory: before each publication the kernel's peak of the server's resident memory (VmHWM) is reset, and
+read when the new version answers; so nothing falls between two samples.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.delta import SCENARIO, LargeTable, Measured, compiled, measure, measure_whole
+from bench.result import Result
+from bench.servers import SmtServer, rss_bytes
+from smt.serving.client import Client
+from smt.serving.gc import Policy, collect
+from smt.serving.registry import Registry
+from smt.training.model import slab_layout
+
+WHOLE_BYTES = 100e6
+DELTA_ROWS, DELTA_SHARE = 10_000_000, 0.01
+_ROW_BYTES = 64  # dim 16
+# Publications of each kind; of deltas as many as chains are long, so often.
+FULL, QUICK = (200, 3), (20, 1)
+_CHAIN = 8
+_SETTLED_SECONDS = 0.02
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Publication:
+    """One publication. resident, peak: bytes of the server, before it and at most until the new version answered."""
+
+    measured: Measured
+    resident: int
+    peak: int
+
+    @property
+    def grown(self) -> int:
+        return self.peak - self.resident
+
+    @property
+    def seconds(self) -> float:
+        return self.measured.publish_seconds + self.measured.response_seconds
+
+
+def peak_bytes(pid: int) -> int:
+    """The most that a process had resident since reset_peak()."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/{pid}/status has no VmHWM")
+
+
+def reset_peak(pid: int) -> None:
+    """From now on peak_bytes() counts."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def publications(server: SmtServer, publish: Callable[[], Measured], count: int) -> list[Publication]:
+    """So many, one after the other, each when the server has given back what the one before left."""
+    found = []
+    for _ in range(count):
+        resident = _settled(server)
+        reset_peak(server.pid)
+        measured = publish()
+        found.append(Publication(measured, resident, peak_bytes(server.pid)))
+    return found
+
+
+def wholes(folder: Path, count: int, whole_bytes: float = WHOLE_BYTES) -> list[Publication]:
+    """Whole versions of one scenario. Raises what bench.delta.measure raises."""
+    table = LargeTable.publish(folder, round(whole_bytes / _ROW_BYTES))
+    with SmtServer(folder) as server, Client(server.target) as client:
+
+        def publish() -> Measured:
+            collect(Registry(folder), SCENARIO, Policy(2, timedelta()), apply=True)
+            return measure_whole(table, client)
+
+        publications(server, publish, 2)  # afterwards the version before is in memory, as it will be
+        return publications(server, publish, count)
+
+
+def deltas(folder: Path, chains: int, rows: int = DELTA_ROWS) -> tuple[list[Publication], float]:
+    """Deltas of one scenario, a whole chain after the other; and bytes of bookkeeping that each may take."""
+    table = LargeTable.publish(folder, rows)
+    slab = slab_layout(table.template).bytes
+    # The map: see RowOverlay. The dense weights: as read, and packed.
+    bookkeeping = 3 / 16 * rows + 8 * _CHAIN * rows * DELTA_SHARE + 2 * slab
+    found = []
+    with SmtServer(folder) as server, Client(server.target) as client:
+        for _ in range(chains):
+            found += publications(server, lambda: measure(table, client, DELTA_SHARE), _CHAIN)
+            measure_whole(table, client)
+            collect(Registry(folder), SCENARIO, Policy(1, timedelta()), apply=True)
+    return found, bookkeeping
+
+
+def _settled(server: SmtServer) -> int:
+    """Resident bytes, when they change no more."""
+    before = -1
+    while (now := rss_bytes(server.pid)) != before:
+        before = now
+        time.sleep(_SETTLED_SECONDS)
+    return now
+
+
+def _row(shape: str, found: list[Publication]) -> dict[str, Any]:
+    def at(values: list[float]) -> dict[str, float]:
+        return {"median": float(np.median(values)), "p99": float(np.quantile(values, 0.99)), "max": max(values)}
+
+    measured = [one.measured for one in found]
+    times = {
+        "publish": at([one.publish_seconds * 1e3 for one in measured]),
+        "response": at([one.response_seconds * 1e3 for one in measured]),
+        "both": at([one.seconds * 1e3 for one in found]),
+    }
+    return {
+        "part": "freshness",
+        "shape": shape,
+        "rows": measured[0].rows,
+        "threads": 2,
+        "backend": "smt",
+        "publications": len(found),
+        "written_mib": max(one.written for one in measured) / _MIB,
+        **{f"{name}_{quantile}_ms": value for name, one in times.items() for quantile, value in one.items()},
+        "median_ms": times["both"]["median"],
+        "p99_ms": times["both"]["p99"],
+        "resident_mib": max(one.resident for one in found) / _MIB,
+        "grown_mib": max(one.grown for one in found) / _MIB,
+    }
+
+
+def measure_part(result: Result, quick: bool, cache: Path) -> None:
+    """Adds rows and targets. Raises DeltaBenchError, ServerError."""
+    count, chains = QUICK if quick else FULL
+    with tempfile.TemporaryDirectory(prefix="bench-hotswap-") as folder:
+        compiled(cache, Path(folder))
+        whole = wholes(Path(folder), count)
+    with tempfile.TemporaryDirectory(prefix="bench-hotswap-") as folder:
+        compiled(cache, Path(folder))
+        changed, bookkeeping = deltas(Path(folder), chains)
+    rows = [_row("100 MB, whole", whole), _row("1 % of 10 million rows", changed)]
+    result.results += rows
+    for row in rows:
+        print(", ".join(f"{key} {value:.6g}" for key, value in row.items() if isinstance(value, float)), flush=True)
+    add = result.target
+    what = f"100 MB on local disk, p99 of {count}, ms: publication begun to the first answer by it"
+    add("freshness.whole", what, rows[0]["both_p99_ms"], "<=", 300.0)
+    what = f"100 MB on local disk, p99 of {count}, ms: publication returned to the first answer by it"
+    add("freshness.whole_visible", what, rows[0]["response_p99_ms"], "<=", 300.0)
+    what = f"1 % of 10 million rows, most of {len(changed)}, ms: publication begun to the first answer by it"
+    add("freshness.delta", what, rows[1]["both_max_ms"], "<=", 1000.0)
+    share = max(one.measured.share for one in changed)
+    add("freshness.bytes", "bytes that such a delta writes over those of the whole version", share, "<=", 0.012)
+    grown = max(one.grown / one.measured.written for one in whole)
+    add("freshness.memory", "growth of memory at most while swapping over the new version's size", grown, "<=", 1.0)
+    grown = max(one.grown / (one.measured.written + bookkeeping) for one in changed)
+    what = "growth of memory at most while a delta is taken over its size and bookkeeping"
+    add("freshness.memory_delta", what, grown, "<=", 1.0)
