@@ -60,6 +60,7 @@ bench: build/.installed  ## Measure feature transformation, fused kernels and se
 	$(BIN)/python -m bench.serving --json bench/results/serving.json
 	$(BIN)/python -m bench.scenarios --json bench/results/scenarios.json
 	$(BIN)/python -m bench.isolation --json bench/results/isolation.json
+	$(BIN)/python -m bench.hotswap --json bench/results/hotswap.json
 
 soak: build/.installed  ## Run the server for twenty minutes under everything at once: leaks, losses, counters
 	$(BIN)/python -m bench.soak --json bench/results/soak.json

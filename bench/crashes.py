@@ -35,7 +35,7 @@ from smt.serving.registry import Registry, RegistryError
 
 SCENARIO = "crash"
 _KEEP = 3
-_WAIT_SECONDS = 60.0
+_WAIT_SECONDS = 600.0
 # Python's audit events of calls that change a file system, or wait for others who do; and opening to write.
 _CALLS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "fcntl.flock"}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT

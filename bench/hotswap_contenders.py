@@ -31,7 +31,9 @@ from bench.peer_server import Setup, TritonServer, infer_request
 from bench.servers import SmtServer
 from bench.shapes import Batch, random_batch
 from smt.serving.client import Client
+from smt.serving.delta_rows import weights_bytes
 from smt.serving.loadgen import Payload, Stream
+from smt.serving.manifest import WEIGHTS_FILE
 from smt.serving.protos import grpc_service_pb2 as pb
 from smt.serving.protos import grpc_service_pb2_grpc as stubs
 from smt.serving.registry import Registry
@@ -66,7 +68,7 @@ class Contender(Protocol):
 
 
 class Smt:
-    """Ours: new weights are published, as anybody does."""
+    """Ours: a file of weights is published."""
 
     name = "smt"
 
@@ -79,6 +81,12 @@ class Smt:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-hotswap-")))
         self._registry = Registry(folder)
         self._variants.publish(self._registry)
+        fields = {"scenario", "template", "abi_hash", "dim", "tasks", "features"}
+        self._drafts = {
+            name: self._registry.snapshot(name).model_dump(mode="json", include=fields)
+            for name in self._variants.fleet.names
+        }
+        self._files = {name: [weights_bytes(one) for one in made] for name, made in self._variants.weights.items()}
         self._server = self._stack.enter_context(SmtServer(folder, workers=2))
         self.target = self._server.target
         self._client = self._stack.enter_context(Client(self.target, timeout=_WAIT_SECONDS))
@@ -100,8 +108,8 @@ class Smt:
 
     def swap(self, scenario: str) -> None:
         self._turn += 1
-        weights = self._variants.weights[scenario][self._turn % self._variants.count]
-        made = self._variants.fleet.publish_scenario(self._registry, scenario, weights)
+        content = self._files[scenario][self._turn % self._variants.count]
+        made = self._registry.publish_snapshot(self._drafts[scenario], {WEIGHTS_FILE: content})
         deadline = time.monotonic() + _WAIT_SECONDS
         while self._client.predict(scenario, self._row).version != made.version:
             if time.monotonic() > deadline:

@@ -3,7 +3,7 @@
     found = kill_both(Path("/tmp/registry"), kills=200, seed=1)
 
 A publisher makes whole versions and deltas, promotes, rolls back, compacts chains and collects garbage; a server
-follows. In each round both meet SIGKILL, each at a random moment. Then everything in the registry has to verify, nothing
+follows. In each round both meet SIGKILL, each at a random moment. Then all of the registry has to verify, nothing
 that was published may be lost, and a server that is started on it, with nothing repaired, has to serve what is current:
 with the scores, to the bit, that its files make in-process. It and the next publisher go on from there.
 """
@@ -99,7 +99,9 @@ def kill_both(root: Path, kills: int, seed: int) -> Killed:
         try:
             for _ in range(kills):
                 report.write_bytes(b"")
-                writer = processes(__name__).Process(target=_write, args=(str(root), str(report), generator.random()))
+                writer = processes("bench.hotswap").Process(
+                    target=_write, args=(str(root), str(report), generator.random())
+                )
                 writer.start()
                 ended = generator.randrange(_MOST_OPERATIONS + 1)
                 server_first = generator.random() < 0.5

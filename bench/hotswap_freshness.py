@@ -28,7 +28,7 @@ WHOLE_BYTES = 100e6
 DELTA_ROWS, DELTA_SHARE = 10_000_000, 0.01
 _ROW_BYTES = 64  # dim 16
 # Publications of each kind; of deltas as many as chains are long, so often.
-FULL, QUICK = (200, 3), (20, 1)
+FULL, QUICK = (200, 3), (12, 1)
 _CHAIN = 8
 _SETTLED_SECONDS = 0.02
 _MIB = 2**20

@@ -26,7 +26,7 @@ SCENARIOS = 20
 WORKERS = 2
 ROWS = 16
 SHARE = 0.6  # of capacity
-RATE = 22.0  # swaps per second, over all scenarios
+RATE = 25.0  # swaps per second, over all scenarios
 _CALLERS = 8  # that reach capacity
 _CONNECTIONS = 4
 _PAYLOADS = 4  # of each scenario
@@ -44,7 +44,7 @@ class Length:
     swapping_seconds: float
 
 
-FULL = Length(8, 12.0, 57.0)
+FULL = Length(8, 8.0, 50.0)
 QUICK = Length(3, 5.0, 10.0)
 
 

@@ -170,6 +170,25 @@ def isolation(content: dict[str, Any]) -> list[str]:
     ]
 
 
+def hotswap(content: dict[str, Any]) -> list[str]:
+    """What was asked; then each part's rows, of those parts that the file has."""
+    load = {"median_ms": "p50, ms", "p99_ms": "p99, ms", "p999_ms": "p99.9, ms"}
+    swaps = {"shape": "phase", **load, "calls": "calls", "failed": "failed", "wrong": "wrong"}
+    swaps |= {"swaps": "swaps", "published": "of them new", "rss_mib": "server's memory after it, MiB"}
+    fresh = {"shape": "publication", "publications": "of them", "written_mib": "written, MiB"}
+    fresh |= {"publish_median_ms": "publishing, median ms", "response_median_ms": "then to the answer, median ms"}
+    fresh |= {"response_p99_ms": "p99", "both_p99_ms": "both, p99 ms", "grown_mib": "growth of memory at most, MiB"}
+    crashes = {"publishers_killed": "publishers killed", "servers_killed": "servers killed", "published": "published"}
+    peers = {"backend": "server", "capacity_rows_per_second": "capacity, rows/s", "steady_p99_ms": "p99 before, ms"}
+    peers |= {"p99_ms": "p99 during swaps, ms", "p999_ms": "p99.9, ms", "failed": "failed calls", "swaps": "swaps"}
+    peers |= {"first_answer_ms": "to the first answer, ms", "resident_mib": "memory, MiB", "grown_mib": "growth, MiB"}
+    lines = _asked(content)
+    for part, titles in (("swaps", swaps), ("freshness", fresh), ("crashes", crashes), ("peers", peers)):
+        rows = [row for row in content["results"] if row["part"] == part]
+        lines += ["", *_picked(titles, rows)] if rows else []
+    return lines
+
+
 def budget(content: dict[str, Any]) -> list[str]:
     """Microseconds of CPU time per request, by part of the server."""
     parts = {key: key.removesuffix(" us") for key in content["results"][0] if key.endswith(" us")}
@@ -242,6 +261,7 @@ def training(content: dict[str, Any]) -> list[str]:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "budget": ("budget", budget),
     "demo": ("demo", demo),
+    "hotswap": ("hotswap", hotswap),
     "isolation": ("isolation", isolation),
     "kernels": ("kernels", kernels),
     "kernels_summary": ("kernels", kernels_summary),
