@@ -9,8 +9,8 @@ namespace smt::server {
 namespace {
 
 constexpr int kNice = 10;
-// The longest that can be asked for. Since Linux 6.12 a thread that wakes up takes the core at once from one with longer
-// slices; else it may have to wait until the slice, some 3 ms, is over. Without meaning before.
+// The longest that can be asked for. Since Linux 6.12 a thread that wakes up takes the core at once from one with
+// longer slices; else it may have to wait until the slice, some 3 ms, is over. Without meaning before.
 constexpr __u64 kSliceNanos = 100'000'000;
 
 }  // namespace
