@@ -124,7 +124,7 @@ class _Peer:
 
     def _connect(self) -> None:
         self._channel = grpc.insecure_channel(self.target)
-        self._stub = stubs.GRPCInferenceServiceStub(self._channel)
+        self._stub: Any = stubs.GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         one = random_batch(self.fleet.shape, 1, np.random.default_rng(0))
         self._one = {name: pb.ModelInferRequest.FromString(self._message(name, one)) for name in self.fleet.names}
 

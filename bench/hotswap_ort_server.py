@@ -62,7 +62,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
 
 def main() -> None:
     server = grpc.server(ThreadPoolExecutor(_THREADS + _LOADERS))
-    stubs.add_GRPCInferenceServiceServicer_to_server(Servicer(Path(sys.argv[1])), server)
+    stubs.add_GRPCInferenceServiceServicer_to_server(Servicer(Path(sys.argv[1])), server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(port, flush=True)
