@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,8 @@ from bench.hotswap import keep
 from bench.hotswap_crashes import kill_both
 from bench.hotswap_freshness import deltas, peak_bytes, reset_peak, wholes
 from bench.hotswap_swapper import KEPT, Rotation, Swaps
-from bench.hotswap_swaps import Bench, Length, Phase, medians, pooled_ms
 from bench.hotswap_versions import Name, Variants
 from bench.result import Result
-from smt.serving.loadgen import Answer
-from smt.serving.protos import prediction_pb2 as pb
 from smt.serving.registry import Registry
 from tests.bench.support import tiny_shape
 
@@ -27,46 +23,6 @@ from tests.bench.support import tiny_shape
 def variants(tmp_path_factory: pytest.TempPathFactory) -> Variants:
     folder = tmp_path_factory.mktemp("variants")
     return Variants(tiny_shape(folder).template, 2, KEPT, folder)
-
-
-@pytest.fixture(scope="module")
-def run(variants: Variants, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, list[Phase]]:
-    bench = Bench(variants, Length(1, 0.5, 1.5), say=lambda line: None)
-    return bench, bench.run(tmp_path_factory.mktemp("run"), rate=10.0)
-
-
-def test_every_swap_is_made_and_every_answer_compared(run: tuple[Bench, list[Phase]]) -> None:
-    bench, [steady, swapping] = run
-    assert (steady.name, swapping.name) == ("steady", "swapping")
-    assert steady.swaps == 0
-    assert swapping.swaps == swapping.asked == 25  # 2.5 s, the warm-up included
-    assert 0 < swapping.published < 10
-    for phase in (steady, swapping):
-        assert phase.verdict.answers == phase.result.total.totals["OK"] > 0
-        assert phase.verdict.wrong == 0
-    assert len(swapping.verdict.of_version) > len(bench.variants.fleet.names)
-    assert set(swapping.verdict.of_version) <= set(bench.versions)
-    assert set(medians([steady, swapping], 0.5)) == {"steady", "swapping"}
-    assert pooled_ms([steady, swapping], "steady", 0.99) == steady.quantile_ms(0.99)
-    json.dumps(swapping.to_json(), allow_nan=False)
-
-
-def test_an_answer_that_is_not_its_versions_is_found(variants: Variants, run: tuple[Bench, list[Phase]]) -> None:
-    bench, _ = run
-    names = [name for name, variant in bench.versions.items() if variant == 1 and name.scenario == "scenario_000"]
-    tasks = variants.template.tasks
-
-    def checked(version: str, scores: bytes) -> int:
-        size = len(scores) // tasks
-        parts = [memoryview(scores[i * size : (i + 1) * size]).cast("f").tolist() for i in range(tasks)]
-        response = pb.PredictResponse(version=version, tasks=[pb.TaskScores(probabilities=part) for part in parts])
-        return bench._expected.check([Answer(0, 2, response.SerializeToString())], bench.versions).wrong
-
-    right, other = (bench._expected.scores[0, 2, variant] for variant in (1, 2))
-    one_bit = bytes([right[0] ^ 1]) + right[1:]
-    found = [checked(names[0].version, scores) for scores in (right, other, one_bit)]
-    assert found == [0, 1, 1]
-    assert checked("20000101T000000000-00000000", right) == 1
 
 
 def test_a_swap_never_asks_for_what_the_server_has(variants: Variants, tmp_path: Path) -> None:
