@@ -17,6 +17,7 @@ from smt.serving.commands import (
     capacity,
     compact,
     control,
+    cycle,
     loadgen,
     model,
     publish,
@@ -82,10 +83,14 @@ app = typer.Typer(
 )
 
 _MODEL, _SERVING, _MEASURING = "From YAML to snapshot", "Serving", "Measuring"
+_CYCLES = "Development cycles"
 app.command("new-scenario", rich_help_panel=_MODEL)(model.new_scenario)
 app.command("validate", rich_help_panel=_MODEL)(model.validate)
 app.command("train", rich_help_panel=_MODEL)(model.train)
 app.command("techniques", rich_help_panel=_MODEL)(techniques.techniques)
+app.add_typer(cycle.app, name="cycle", rich_help_panel=_CYCLES)
+app.add_typer(cycle.baseline_app, name="baseline", rich_help_panel=_CYCLES)
+app.command("report", rich_help_panel=_CYCLES)(cycle.report)
 app.command("compile", rich_help_panel=_MODEL)(model.compile_)
 app.command("publish", rich_help_panel=_MODEL)(publish.publish)
 registry.app.command("compact")(compact.compact)

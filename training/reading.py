@@ -25,6 +25,9 @@ from smt.training.scenario import Scenario, Split, Task
 
 BATCH_ROWS = 65_536
 
+# Which rows a share is made of depends on neither the recipe's seed nor the order of reading: runs are compared by it.
+_SHARE_SEED = 73
+
 _ARROW_TYPES: dict[Type, pa.DataType] = {"number": pa.float64(), "int": pa.int64(), "string": pa.large_string()}
 
 
@@ -103,13 +106,16 @@ def iter_batches(
     Raises:
         ConfigError, DataError: see `pieces`; also for labels that are not 0 or 1, or in training between them.
     """
-    order = pieces(scenario, split)
+    order = list(enumerate(pieces(scenario, split)))
     if seed is not None:
         order = [order[i] for i in np.random.default_rng(seed).permutation(len(order))]
     kept = 0
-    for piece in order:
+    for number, piece in order:
+        draw = np.random.default_rng([_SHARE_SEED, number])
         for batch in _read(piece, _wanted(scenario), batch_size):
             selected = _filtered(scenario, piece.file, batch)
+            if split == "train" and scenario.data.share < 1:
+                selected = selected.filter(pa.array(draw.random(selected.num_rows) < scenario.data.share))
             first = (rank - kept) % world
             kept += selected.num_rows
             if world > 1:

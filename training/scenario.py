@@ -62,6 +62,8 @@ class DataEntry(StrictModel):
     train: Paths
     valid: Paths
     filter: ExpressionText | None = None
+    # Of the training rows that the filter keeps, the share to train on, drawn by their place in the files.
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class TaskEntry(StrictModel):

@@ -24,6 +24,8 @@ Name = Annotated[
     str,
     Field(pattern=NAME_PATTERN, description="1 to 64 lower-case letters, digits, - and _ (the name of a folder)"),
 ]
+VERSION_PATTERN = r"^\d{1,9}\.\d{1,9}\.\d{1,9}$"
+_VERSION = "three numbers with dots, as in 1.0.0"
 Rate = Annotated[float, Field(gt=0, le=10)]
 
 
@@ -87,13 +89,9 @@ class Template(StrictModel):
     """One template. `name` is the key `template` of the YAML."""
 
     name: Annotated[Name, Field(alias="template")]
-    version: Annotated[
-        str,
-        Field(
-            pattern=r"^\d{1,9}\.\d{1,9}\.\d{1,9}$",
-            description="three numbers with dots, as in 1.0.0",
-        ),
-    ]
+    version: Annotated[str, Field(pattern=VERSION_PATTERN, description=_VERSION)]
+    # The version that this one was made of, by a cycle or by hand.
+    parent: Annotated[str | None, Field(pattern=VERSION_PATTERN, description=_VERSION)] = None
     slots: Slots
     components: Components
     recipe: Recipe
@@ -127,7 +125,11 @@ def load_template(path: Path | str) -> Template:
         ConfigError: every mistake in the file; among them components that do not fit each other, techniques that
             exclude each other, and a cost above the capacity budget.
     """
-    document = load_yaml(Path(path))
+    return template_of(load_yaml(Path(path)))
+
+
+def template_of(document: YamlDocument) -> Template:
+    """The template that a document describes. Raises ConfigError, see `load_template`."""
     template = validate(document, Template)
     template._document = document
     template = _with_techniques(template, document)

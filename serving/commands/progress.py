@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 from smt.serving.commands.output import NOTES
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
     from smt.serving.loadgen import Progress
+    from smt.training.cycle.watch import Watch
 
 
 @contextlib.contextmanager
@@ -80,3 +84,59 @@ def load_progress(title: str, seconds: float, *, quiet: bool = False) -> Iterato
             bar.update(task, completed=second.at, last=last)
 
         yield show
+
+
+@contextlib.contextmanager
+def runs_progress(title: str, *, quiet: bool = False) -> Iterator[Watch]:
+    """A bar of each phase of a cycle, in runs done, with the time left."""
+    from smt.training.cycle.watch import Quiet
+
+    if quiet:
+        yield Quiet()
+        return
+    if not NOTES.is_terminal:
+        yield _Lines(title)
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    done = TextColumn("{task.completed:.1f}/{task.total:.1f} runs")
+    columns = (TextColumn("{task.description}"), BarColumn(20), done, TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=NOTES) as bar:
+        yield _Bar(bar, title)
+
+
+class _Lines:
+    """A line for each phase, where nobody looks at a bar."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def phase(self, title: str, runs: float) -> None:
+        NOTES.print(f"{self.title}: {title} (up to {runs:.1f} runs)", markup=False)
+
+    def advance(self, runs: float) -> None: ...
+
+    def say(self, text: str) -> None:
+        NOTES.print(f"{self.title}: {text}", markup=False)
+
+
+class _Bar:
+    """See `Watch`."""
+
+    def __init__(self, bar: RichProgress, title: str) -> None:
+        self.bar = bar
+        self.title = title
+        self.task: TaskID | None = None
+
+    def phase(self, title: str, runs: float) -> None:
+        if self.task is not None:
+            # A phase may cost less than it might have.
+            self.bar.update(self.task, completed=self.bar.tasks[self.task].total)
+        self.task = self.bar.add_task(f"{self.title}: {title}", total=runs)
+
+    def advance(self, runs: float) -> None:
+        if self.task is not None:
+            self.bar.advance(self.task, runs)
+
+    def say(self, text: str) -> None:
+        self.bar.print(text, markup=False)

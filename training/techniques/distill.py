@@ -5,7 +5,6 @@
 A teacher may be of another template, bigger too, but is of the same scenario: it reads the same features.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from smt.training.hooks import Hook, Run
 from smt.training.model import ServingFunction
-from smt.training.techniques.runs import FinishedRun, load_run
+from smt.training.techniques.runs import FinishedRun, load_run, of_scenario
 from smt.training.techniques.technique import Technique, technique
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 @technique
 class Distill(Technique):
-    """`teachers`: run directories, seen from the working directory. `weight` is α."""
+    """`teachers`: run directories, seen from the working directory, {scenario} in them its name. `weight` is α."""
 
     name: Literal["distill"] = "distill"
     paper = "arXiv 1503.02531"
@@ -76,7 +75,7 @@ class _Distill(Hook):
 
     def begin(self, run: Run) -> None:
         super().begin(run)
-        self.teachers = [Teacher(load_run(Path(path)), run) for path in self.config.teachers]
+        self.teachers = [Teacher(load_run(of_scenario(path, run)), run) for path in self.config.teachers]
 
     def targets(self, targets: Tensor, labelled: Tensor, batch: "Batch") -> Tensor:
         scores = torch.stack([teacher(batch)[:, : targets.shape[1]] for teacher in self.teachers]).mean(dim=0)

@@ -10,6 +10,7 @@ from torch import Tensor
 from smt.training.features import FeatureSpec
 
 if TYPE_CHECKING:
+    from smt.training.hooks import Run
     from smt.training.template import Template
 
 
@@ -22,6 +23,11 @@ class FinishedRun:
     spec: FeatureSpec
     slab: Tensor
     table: Tensor
+
+
+def of_scenario(path: str, run: "Run") -> Path:
+    """A run directory that a template names: {scenario} in it stands for the scenario that is trained."""
+    return Path(path.replace("{scenario}", run.scenario.name))
 
 
 def load_run(path: Path) -> FinishedRun:

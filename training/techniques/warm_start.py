@@ -4,7 +4,6 @@ Taken over are the dense weights of the same name and shape, except the heads', 
 embeddings of features of the same name: of the same vocabulary or hash entirely, of another vocabulary value by value.
 """
 
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,13 +11,16 @@ import torch
 from smt.training.features import FIRST_VALUE_ROW, CategoricalFeature
 from smt.training.hooks import Hook, Run
 from smt.training.model import slab_layout
-from smt.training.techniques.runs import load_run
+from smt.training.techniques.runs import load_run, of_scenario
 from smt.training.techniques.technique import Technique, technique
 
 
 @technique
 class WarmStart(Technique):
-    """`run`: the run directory, seen from the working directory. `heads: true` takes the heads over too."""
+    """`run`: the run directory, seen from the working directory, {scenario} in it the scenario's name.
+
+    `heads: true` takes the heads over too.
+    """
 
     name: Literal["warm_start"] = "warm_start"
     paper = "arXiv 1411.1792"
@@ -36,7 +38,7 @@ class _WarmStart(Hook):
 
     def begin(self, run: Run) -> None:
         super().begin(run)
-        source = load_run(Path(self.config.run))
+        source = load_run(of_scenario(self.config.run, run))
         weights = slab_layout(source.template).views(source.slab)
         parameters = dict(run.model.net.named_parameters())
         taken = [

@@ -1,0 +1,1 @@
+"""What a development cycle needs of serving: the speed of binaries, and publishing a new version."""

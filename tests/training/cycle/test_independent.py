@@ -1,0 +1,76 @@
+"""Scenarios tuned alone, and the report that sets them beside a cycle."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from smt.training.cycle.independent import tune_independently
+from smt.training.cycle.report.compare import comparison
+from smt.training.cycle.report.page import ReportError, read_results, render
+from smt.training.cycle.store import Runner, Store
+from smt.training.cycle.trials import CycleError
+from smt.training.run import write_json
+from tests.training.cycle.fakes import PlantedEffects
+from tests.training.cycle.support import FILTERS, make_cycle
+from tests.training.cycle.test_cycle import GOOD, NAMES, play
+
+
+def test_each_takes_what_helps_it_within_its_part_of_the_budget(tmp_path: Path) -> None:
+    effects = {"ema": {"old": 0.01, "young": 0.01}, "label_smoothing": {"young": 0.01}}
+    cycle = make_cycle(tmp_path, NAMES, keep=4)
+    runner = Runner(Store(tmp_path / "store"), PlantedEffects(effects))
+    found = tune_independently(cycle, runner, None)
+    adopted = {name: each["adopted"] for name, each in found["scenarios"].items()}
+    assert adopted == {"all": [], "click_only": [], "old": ["ema"], "young": ["ema", "label_smoothing"]}
+    assert found["runs"]["adoptions"] == 3
+    assert sum(each["runs"] for each in found["scenarios"].values()) == pytest.approx(found["runs"]["total"])
+    assert all(each["runs"] <= 50 for each in found["scenarios"].values())
+
+
+def test_with_little_budget_each_tries_some_and_all_are_tried_somewhere(tmp_path: Path) -> None:
+    cycle = make_cycle(tmp_path, NAMES, keep=1)
+    # 8 to verify, 8 for the incumbent and the one that is kept in the last rung, and 1 for each in the first.
+    entry = cycle.entry.model_copy(update={"budget": cycle.entry.budget.model_copy(update={"runs": 4 * 19.5})})
+    runner = Runner(Store(tmp_path / "store"), PlantedEffects({}))
+    found = tune_independently(replace(cycle, entry=entry), runner, None)
+    tried = [each["tried"] for each in found["scenarios"].values()]
+    assert [len(each) for each in tried] == [2, 2, 2, 2]
+    assert {label for each in tried for label in each} == set(NAMES)
+    poor = cycle.entry.model_copy(update={"budget": cycle.entry.budget.model_copy(update={"runs": 40.0})})
+    with pytest.raises(CycleError, match="not enough to try one candidate alone"):
+        tune_independently(replace(cycle, entry=poor), runner, None)
+
+
+def test_the_page_shows_both_ways_and_refers_to_nothing_outside(tmp_path: Path) -> None:
+    cycle = make_cycle(tmp_path, NAMES, keep=4)
+    _, result, runner = play(cycle, tmp_path, PlantedEffects(GOOD))
+    baseline = tune_independently(cycle, runner, None)
+    page = render([result, result], baseline)
+    for word in (*NAMES, *FILTERS, "the same binary", "no gain beyond noise", "tuned alone", "1.1.0"):
+        assert word in page, word
+    assert not re.findall(r"(?:src|href)=\"(?!#)[^\"]*\"", page.replace('xlink:href="data:', 'data="'))
+    assert "@import" not in page.replace("@import url(https", "")
+    pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(pictures) == 5
+    for picture in pictures:
+        ET.fromstring(picture)
+    found = comparison([result], baseline)
+    # Every scenario alone finds the same as the cycle finds for all: at many times the runs.
+    assert found["gain"] == pytest.approx(0.0, abs=0.002)
+    assert found["adoptions_per_run"] > 2 * found["baseline_adoptions_per_run"]
+    assert found["steps"] == pytest.approx(4 / 4 / 6)
+
+
+def test_what_cannot_be_reported_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"result.json: no such file; expected the output folder of a finished"):
+        read_results([tmp_path], None)
+    for name, scenario in (("a", "x"), ("b", "y")):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "result.json", {"scenarios": {scenario: {}}})
+    with pytest.raises(ReportError, match="a cycle of other scenarios"):
+        read_results([tmp_path / "a", tmp_path / "b"], None)

@@ -1,0 +1,92 @@
+"""Paired differences and their intervals.
+
+Two templates are trained with the same seeds on the same rows, and compared seed by seed: d_r = gain with seed r. Of n
+differences with mean m and deviation s, the interval at confidence c is m ± t s / √n, t the (1 + c) / 2 quantile of
+Student's distribution with n - 1 degrees of freedom. It is about what other seeds would give, not other rows.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scipy.stats import t as student
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean of n differences; low and high are None where nothing bounds it: with fewer than two."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def above_zero(self) -> bool:
+        return self.low is not None and self.low > 0
+
+    @property
+    def below_zero(self) -> bool:
+        return self.high is not None and self.high < 0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{100 * self.mean:+.2f} %"
+        return f"{100 * self.mean:+.2f} % [{100 * self.low:+.2f}, {100 * self.high:+.2f}]"
+
+
+def paired(differences: Sequence[float], confidence: float) -> Interval:
+    """Student's interval of the mean of paired differences.
+
+    Raises ValueError without any, or for a confidence outside (0, 1).
+    """
+    return combined([differences], [1.0], confidence)
+
+
+def combined(groups: Sequence[Sequence[float]], weights: Sequence[float], confidence: float) -> Interval:
+    """The weighted mean of the means of independent groups of differences, such as those of several scenarios.
+
+    Its variance is Σ w_g² s_g² / n_g, with the degrees of freedom of Welch and Satterthwaite (doi 10.2307/3002019):
+    seeds of one scenario are independent of those of another, though they have the same numbers.
+
+    Args:
+        weights: scaled to add up to 1.
+
+    Raises ValueError: an empty group, weights that do not fit, or a confidence outside (0, 1).
+    """
+    if not groups or not all(groups):
+        raise ValueError("found a group without a difference; expected at least one in each")
+    if len(weights) != len(groups) or min(weights) < 0 or not sum(weights) > 0:
+        raise ValueError(f"found the weights {list(weights)}; expected {len(groups)}, none negative, one positive")
+    if not 0 < confidence < 1:
+        raise ValueError(f"found the confidence {confidence}; expected one between 0 and 1")
+    shares = [weight / sum(weights) for weight in weights]
+    mean = sum(share * _mean(group) for share, group in zip(shares, groups, strict=True))
+    n = min(len(group) for group in groups)
+    if n < 2:
+        return Interval(mean, None, None, n)
+    parts = [share**2 * _variance(group) / len(group) for share, group in zip(shares, groups, strict=True)]
+    variance = sum(parts)
+    if variance == 0:
+        return Interval(mean, mean, mean, n)
+    freedom = variance**2 / sum(part**2 / (len(group) - 1) for part, group in zip(parts, groups, strict=True))
+    half = float(student.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance)
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def shared_confidence(confidence: float, tests: int) -> float:
+    """What each of several intervals needs for all to hold together (Bonferroni)."""
+    return 1 - (1 - confidence) / max(tests, 1)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _variance(values: Sequence[float]) -> float:
+    mean = _mean(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
