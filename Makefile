@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 TABLED := README.md docs/performance.md docs/quality.md
 CPP_SOURCES = $(shell git ls-files '*.cc' '*.h' '*.proto' '*CMakeLists.txt')
-PY_SOURCES = $(shell git ls-files 'kernels/*.py' 'training/*.py' 'serving/*.py' 'kernels/*.pyi')
+PY_SOURCES = $(shell git ls-files 'kernels/*.py' 'training/*.py' 'serving/*.py' 'kernels/*.pyi' 'training/*.html')
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

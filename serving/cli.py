@@ -49,6 +49,8 @@ smt predict -s shop -i rows.parquet
 smt status                   # what is served, what was refused and why
 ```
 
+Which techniques all scenarios should have: `smt cycle run cycle.yaml`.
+
 Every command has --help with an example; every command that reports has --json. Results go to stdout, all else to
 stderr. Exit status: 0 done, 1 failed, 2 wrong input or usage.
 """

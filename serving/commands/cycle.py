@@ -168,8 +168,12 @@ def _runner(
     from smt.training.cycle.store import Runner, Store
 
     made = None if replay else _executor(executor, workers)
-    with runs_progress(cycle.name, quiet=quiet) as watch:
-        yield Runner(Store(store), made, watch.advance), watch
+    try:
+        with runs_progress(cycle.name, quiet=quiet) as watch:
+            yield Runner(Store(store), made, watch.advance), watch
+    finally:
+        if made is not None:
+            made.close()
 
 
 def _executor(name: str, workers: int | None) -> Executor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,30 @@ def test_processes_share_the_rows(scenario: Scenario, values: list[int], kept: b
     shards = [rows_of(loader(scenario, kept=kept, shard=Shard(r, 3)).epoch(1), values) for r in range(3)]
     assert sorted(row for shard in shards for row in shard) == list(range(ROWS))
     assert {len(shard) for shard in shards} <= {ROWS // 3, ROWS // 3 + 1}
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_share_is_the_same_rows_whatever_the_order(scenario: Scenario, values: list[int], kept: bool) -> None:
+    def with_share(share: float, seed: int = 0) -> Scenario:
+        recipe = scenario.template.recipe.model_copy(update={"seed": seed})
+        template = scenario.template.model_copy(update={"recipe": recipe})
+        data = scenario.data.model_copy(update={"share": share})
+        return dataclasses.replace(scenario, data=data, template=template)
+
+    def drawn(part: Scenario, epoch: int = 1) -> list[int]:
+        found = Loader(part, fit(scenario).spec, "train", 128, cache_bytes=1 << 30 if kept else 0, shuffle_rows=700)
+        return rows_of(found.epoch(epoch), values)
+
+    quarter = sorted(drawn(with_share(0.25)))
+    assert len(set(quarter)) == len(quarter)
+    assert abs(len(quarter) / ROWS - 0.25) < 4 * (0.25 * 0.75 / ROWS) ** 0.5
+    assert sorted(drawn(with_share(0.25, seed=9), epoch=2)) == quarter
+    assert set(quarter) < set(drawn(with_share(0.5)))
+    small = [batch.rows for batch in iter_batches(with_share(0.25), "train", batch_size=77)]
+    assert sum(small) == len(quarter) == fit(with_share(0.25)).rows
+    assert sum(batch.rows for batch in iter_batches(with_share(0.25), "valid")) == sum(
+        batch.rows for batch in iter_batches(scenario, "valid")
+    )
 
 
 def test_batches_hold_the_transformed_values(scenario: Scenario, values: list[int]) -> None:

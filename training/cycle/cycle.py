@@ -3,7 +3,7 @@
     result = run_cycle(load_cycle("cycle.yaml"), runner, Path("build/cycles/spring"), measure)
 
 Every decision follows from records in the store alone, so that the same cycle run again decides the same. What it
-comes to is result.json in the output folder, beside template.yaml, the next version.
+comes to is result.json in the output folder, beside template.yaml, which the next cycle starts from.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from smt.training.checkpoint import write_atomically
 from smt.training.config import load_yaml
 from smt.training.cycle.adoption import Cell, adoption_matrix
 from smt.training.cycle.capacity import CapacityGate, MeasureSpeed
@@ -89,7 +90,7 @@ def run_cycle(
     """Runs a cycle, or goes on with one that was interrupted.
 
     Args:
-        output: gets the next version of the template.
+        output: gets template.yaml, the next version, or the template as it is if nothing was adopted.
         measure: how candidates that are served by another binary are measured; None refuses those.
         release: train the version that is cut on every scenario once more and keep the runs, for publishing.
         describing: a scenario's YAML -> its descriptor.
@@ -113,7 +114,7 @@ def run_cycle(
         parts = ", ".join(f"{phase} {cost:.1f}" for phase, cost in plan.items())
         allowed = f"at least {sum(plan.values()):.1f} ({parts}), or a smaller plan"
         raise cycle.document.fail(("budget", "runs"), f"{entry.budget.runs:g}", allowed)
-    reserved = plan["verification"] + plan.get("release", 0.0)
+    reserved = sum(cost for phase, cost in plan.items() if phase != "screening")
 
     gate = CapacityGate(cycle.template, entry.capacity.tolerance, measure)
     refused = {label: _refused(incumbent.plus(each), gate) for label, each in cycle.candidates.items()}
@@ -146,7 +147,10 @@ def run_cycle(
     spent["verification"] = runner.spent - sum(spent.values())
 
     template, released = None, {}
-    if accepted.added:
+    if not accepted.added:  # the next cycle starts from what is there
+        output.mkdir(parents=True, exist_ok=True)
+        write_atomically(output / "template.yaml", cycle.template.path.read_bytes())
+    else:
         places = sources.link(accepted, cycle.scenarios.items(), output)
         template = cut_version(accepted, cycle.name, output / "template.yaml", places)
         if release:

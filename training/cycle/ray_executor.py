@@ -46,6 +46,10 @@ class RayExecutor:
             for reference in waiting:
                 ray.cancel(reference, force=True)
 
+    def close(self) -> None:
+        """Leaves the cluster; one that was started here ends."""
+        self._ray.shutdown()
+
 
 def _execute(folder: str) -> None:
     import torch

@@ -44,6 +44,8 @@ class PlantedEffects:
             self.executed.append(folder)
             done(folder)
 
+    def close(self) -> None: ...
+
     def _record(self, folder: Path) -> Record:
         job = json.loads((folder / JOB).read_bytes())
         scenario = json.loads((folder / SCENARIO).read_text())

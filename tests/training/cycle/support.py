@@ -33,8 +33,9 @@ def make_cycle(
     train: int = 600,
     valid: int = 300,
     epochs: int = 3,
+    more: str = "",
 ) -> Cycle:
-    """Four scenarios over the same rows, whose YAML is in `scenarios`; candidates in YAML."""
+    """Four scenarios over the same rows, whose YAML is in `scenarios`; candidates in YAML, as `more` is."""
     shop = make_scenario(folder, template={"epochs: 3": f"epochs: {epochs}"}, train=train, valid=valid)
     text = shop.path.read_text()
     (folder / "scenarios").mkdir()
@@ -46,5 +47,5 @@ def make_cycle(
         if name == "click_only":
             changed = changed[: changed.index("  - {name: buy")]
         (folder / "scenarios" / f"{name}.yaml").write_text(changed)
-    (folder / "cycle.yaml").write_text(CYCLE.format(candidates="\n  - ".join(candidates), keep=keep, runs=runs))
+    (folder / "cycle.yaml").write_text(CYCLE.format(candidates="\n  - ".join(candidates), keep=keep, runs=runs) + more)
     return load_cycle(folder / "cycle.yaml")

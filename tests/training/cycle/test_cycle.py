@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,7 @@ def test_the_next_cycle_starts_at_the_version(tmp_path: Path) -> None:
     cycle = make_cycle(tmp_path, NAMES, keep=4)
     play(cycle, tmp_path, PlantedEffects({"ema": 0.01}))
     (tmp_path / "template.yaml").write_text((tmp_path / "out" / "template.yaml").read_text())
-    again = Cycle(
-        cycle.entry, cycle.document, load_template(tmp_path / "template.yaml"), cycle.scenarios, cycle.candidates
-    )
+    again = replace(cycle, template=load_template(tmp_path / "template.yaml"))
     outcome, result, _ = play(again, tmp_path, PlantedEffects(GOOD))
     assert "a second time" in why(result, "ema")
     assert result["adopted"] == ["embedding_dropout", "label_smoothing"]
@@ -131,7 +130,7 @@ def test_a_technique_that_harms_a_representative_is_no_finalist(tmp_path: Path) 
     assert names == []
     assert f"worse beyond its noise: {small}" in why(result, "ema")
     assert result["version"] is None
-    assert not (harms / "out" / "template.yaml").exists()
+    assert (harms / "out" / "template.yaml").read_bytes() == (harms / "template.yaml").read_bytes()
 
 
 def test_what_harms_a_scenario_that_was_represented_is_given_up_after_all(tmp_path: Path) -> None:
@@ -169,12 +168,12 @@ def test_noise_alone_is_hardly_ever_taken_up(tmp_path: Path) -> None:
     incumbent = Variant.of(cycle.template.path)
     trials = Trials(runner, scenarios, {"all": 3.0, "old": 1.0}, 0.95, Sources(runner.store, incumbent))
     finalists = 0
-    for first in range(0, 160, 4):  # 40 screenings of 5 candidates, each with seeds of its own
+    for first in range(0, 80, 4):  # 20 screenings of 5 candidates, each with seeds of its own
         setting = Setting(tuple(range(first, first + 4)))
         found = screen(trials, incumbent, cycle.candidates, [(Rung(seeds=4), setting)])
         finalists += bool(found.finalists)
     # Of two-sided intervals that hold together with 95 %, one lies above zero in 1 of 40.
-    assert finalists <= 4
+    assert finalists <= 2
 
 
 def test_the_budget_is_kept_or_the_plan_refused(tmp_path: Path) -> None:
@@ -196,7 +195,7 @@ def test_a_cycle_goes_on_where_it_was_and_can_be_replayed(tmp_path: Path) -> Non
     _, whole, runner = play(cycle, tmp_path / "whole", executor := PlantedEffects(GOOD))
     jobs = len(executor.executed)
     assert runner.made == jobs
-    for stop in (0, 7, 40, jobs - 1):
+    for stop in (7, jobs - 1):
         interrupted = PlantedEffects(GOOD, stop_after=stop)
         with pytest.raises(KeyboardInterrupt):
             play(cycle, tmp_path / "again", interrupted)
@@ -218,16 +217,12 @@ def test_a_changed_setting_is_another_job(tmp_path: Path) -> None:
     play(cycle, tmp_path, PlantedEffects(GOOD))
     text = (tmp_path / "template.yaml").read_text()
     (tmp_path / "template.yaml").write_text(text.replace("dropout: 0.1", "dropout: 0.2"))
-    changed = Cycle(
-        cycle.entry, cycle.document, load_template(tmp_path / "template.yaml"), cycle.scenarios, cycle.candidates
-    )
+    changed = replace(cycle, template=load_template(tmp_path / "template.yaml"))
     _, _, runner = play(changed, tmp_path, executor := PlantedEffects(GOOD))
     assert runner.made == len(executor.executed) > 0
     # Comments, names and versions are no content.
     (tmp_path / "template.yaml").write_text("# as it was\n" + text.replace("1.0.0", "3.0.0"))
-    same = Cycle(
-        cycle.entry, cycle.document, load_template(tmp_path / "template.yaml"), cycle.scenarios, cycle.candidates
-    )
+    same = replace(cycle, template=load_template(tmp_path / "template.yaml"))
     _, _, runner = play(same, tmp_path, None)
     assert runner.made == 0
 
@@ -243,10 +238,9 @@ def remove(store: Path) -> None:
 
 
 def test_candidates_may_learn_from_runs_of_each_scenario(tmp_path: Path) -> None:
-    make_cycle(tmp_path, ['{name: distill, teachers: ["{teachers}"]}', '{name: warm_start, run: "{trunk}"}'], keep=2)
-    text = (tmp_path / "cycle.yaml").read_text()
-    (tmp_path / "cycle.yaml").write_text(text + "teachers: {seeds: 2}\ntrunk: scenarios/all.yaml\n")
-    cycle = load_cycle(tmp_path / "cycle.yaml")
+    candidates = ['{name: distill, teachers: ["{teachers}"]}', '{name: warm_start, run: "{trunk}"}']
+    more = "teachers: {seeds: 2}\ntrunk: scenarios/all.yaml\n"
+    cycle = make_cycle(tmp_path, candidates, keep=2, more=more)
     outcome, result, runner = play(cycle, tmp_path, executor := PlantedEffects({"distill": 0.01, "warm_start": 0.01}))
     assert result["adopted"] == ["distill", "warm_start"]
     made = outcome.template

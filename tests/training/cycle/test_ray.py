@@ -20,11 +20,14 @@ def test_jobs_on_ray_give_the_records_of_local_ones(tmp_path: Path) -> None:
     scenario = make_scenario(tmp_path, train=300, valid=200)
     content = Variant.of(scenario.template.path).content
     jobs = [Job(scenario.path, content, seed, epochs=1) for seed in (1, 2)]
+    executor = RayExecutor(2)
     try:
-        far = Runner(Store(tmp_path / "far"), RayExecutor(2)).records(jobs)
+        far = Runner(Store(tmp_path / "far"), executor).records(jobs)
         with pytest.raises(JobError, match="nowhere failed"):
-            RayExecutor(2).run([tmp_path / "nowhere"], lambda folder: None)
+            executor.run([tmp_path / "nowhere"], lambda folder: None)
     finally:
-        ray.shutdown()
-    near = Runner(Store(tmp_path / "near"), LocalExecutor(1)).records(jobs)
+        executor.close()
+    assert not ray.is_initialized()
+    with LocalExecutor(1) as local:
+        near = Runner(Store(tmp_path / "near"), local).records(jobs)
     assert [record.metrics for record in far] == [record.metrics for record in near]

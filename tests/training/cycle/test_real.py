@@ -11,27 +11,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from smt.serving.cli import app
+from smt.training.cycle.config import load_cycle
+from smt.training.cycle.cycle import run_cycle
 from smt.training.cycle.local import LocalExecutor
 from smt.training.cycle.record import read_record
-from smt.training.cycle.store import JobError
+from smt.training.cycle.result import describe_outcome
+from smt.training.cycle.store import JobError, Runner, Store
 from tests.training.cycle.support import make_cycle
 
 COMMAND = [sys.executable, "-m", "smt.serving.cli", "cycle", "run"]
 
 
-def start(folder: Path, store: str, *options: str) -> subprocess.Popen[bytes]:
-    options = ("--store", str(folder / store), "--output", str(folder / f"{store}-out"), "--workers", "2", *options)
-    with (folder / f"{store}.log").open("ab") as log:
-        return subprocess.Popen([*COMMAND, str(folder / "cycle.yaml"), *options], stdout=log, stderr=log)
+def options(folder: Path, store: str) -> list[str]:
+    place = ["--store", str(folder / store), "--output", str(folder / f"{store}-out"), "--workers", "1"]
+    return [str(folder / "cycle.yaml"), *place]
 
 
 def records(folder: Path, store: str) -> list[Path]:
     return sorted((folder / store).glob("*/*/record.json"))
 
 
-def result(folder: Path, store: str) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((folder / f"{store}-out" / "result.json").read_bytes())
+def comparable(result: dict[str, Any]) -> dict[str, Any]:
+    """All but what the clock says, and where files are."""
+    data: dict[str, Any] = json.loads(json.dumps(result))
     for quality in data["quality"].values():
         for side in quality.values():
             side.pop("seconds")
@@ -41,33 +46,39 @@ def result(folder: Path, store: str) -> dict[str, Any]:
 
 
 def test_a_killed_cycle_goes_on_to_the_same_result(tmp_path: Path) -> None:
-    make_cycle(tmp_path, ["ema", "head_noise"], keep=1, train=400, valid=200, epochs=2)
+    make_cycle(tmp_path, ["head_noise"], keep=1, train=400, valid=200, epochs=2)
     text = (tmp_path / "cycle.yaml").read_text()
     rungs = text[text.index("rungs:") : text.index("verify:")]
     text = text.replace(rungs, "rungs:\n  - {seeds: 2}\n").replace("verify: {seeds: 4}", "verify: {seeds: 2}")
     (tmp_path / "cycle.yaml").write_text(text.replace("representatives: 2", "representatives: 1"))
 
-    process = start(tmp_path, "killed")
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([*COMMAND, *options(tmp_path, "killed")], stdout=log, stderr=log)
     while len(records(tmp_path, "killed")) < 3:
-        assert process.poll() is None, (tmp_path / "killed.log").read_text()
+        assert process.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = {path: path.stat().st_mtime_ns for path in records(tmp_path, "killed")}
     assert not (tmp_path / "killed-out" / "result.json").exists()
 
-    assert start(tmp_path, "whole").wait() == 0, (tmp_path / "whole.log").read_text()
-    assert start(tmp_path, "killed").wait() == 0, (tmp_path / "killed.log").read_text()
-    assert result(tmp_path, "killed") == result(tmp_path, "whole")
+    cycle, results = load_cycle(tmp_path / "cycle.yaml"), {}
+    with LocalExecutor(1) as executor:
+        for store in ("whole", "killed"):
+            runner = Runner(Store(tmp_path / store), executor)
+            outcome = run_cycle(cycle, runner, tmp_path / f"{store}-out", None)
+            results[store] = comparable(describe_outcome(outcome, runner))
+    assert results["killed"] == results["whole"]
     after = {path: path.stat().st_mtime_ns for path in records(tmp_path, "killed")}
     assert before.items() <= after.items()  # nothing was run again
     assert {path.parent.name for path in after} == {path.parent.name for path in records(tmp_path, "whole")}
 
-    assert start(tmp_path, "killed", "--replay").wait() == 0, (tmp_path / "killed.log").read_text()
-    assert result(tmp_path, "killed") == result(tmp_path, "whole")
-    page = (tmp_path / "whole-out" / "report.html").read_text()
+    replayed = CliRunner().invoke(app, ["cycle", "run", *options(tmp_path, "killed"), "--replay", "--json"])
+    assert replayed.exit_code == 0, replayed.output
+    assert comparable(json.loads(replayed.stdout)) == results["whole"]
+    assert comparable(json.loads((tmp_path / "killed-out" / "result.json").read_bytes())) == results["whole"]
+    page = (tmp_path / "killed-out" / "report.html").read_text()
     assert page.count("<svg") == 4
-    assert "http://" not in page.replace("http://www.w3.org/", "")
 
     record = read_record(records(tmp_path, "whole")[0])
     assert [point["epoch"] for point in record.curve] == [1, 2]

@@ -13,7 +13,8 @@ def section(title: str, body: str) -> str:
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """A table; cells that begin like a number are aligned to the right."""
-    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
+    sides = [_side(cell) for cell in rows[0]] if rows else [""] * len(titles)
+    head = "".join(f"<th{side}>{escape(title)}</th>" for title, side in zip(titles, sides, strict=True))
     lines = []
     for row in rows:
         cells = [f"<td{_side(cell)}>{escape(str(cell))}</td>" for cell in row]

@@ -53,7 +53,9 @@ def write_report(path: Path, results: Sequence[Result], baseline: Result | None 
 def render(results: Sequence[Result], baseline: Result | None = None) -> str:
     """The page."""
     first, last = results[0], results[-1]
-    title = f"{first['template']['name']}: " + " → ".join(name.split("\n")[0] for name in plots.versions(results))
+    title = f"{first['template']['name']}: " + " → ".join(
+        dict.fromkeys(name.split("\n")[0] for name in plots.versions(results))
+    )
     ne = "Mean over tasks and seeds, lower is better; bars: interval over seeds."
     parts = [
         section("What was adopted", _summary(results)),
