@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any
 
 from smt.training.cycle.variant import Variant
@@ -59,10 +58,16 @@ class CapacityGate:
         self.tolerance = tolerance
         self._measure = measure
         self.speeds: dict[str, Speed] = {}
+        self._known: dict[str, Capacity] = {}
+
+    def _of(self, variant: Variant) -> Capacity:
+        if variant.content not in self._known:
+            self._known[variant.content] = capacity_of(variant.template())
+        return self._known[variant.content]
 
     def sizes_fault(self, variant: Variant) -> str:
         """Why a variant's sizes are too large; empty if they are not."""
-        after = _capacity_of(variant)
+        after = self._of(variant)
         found = []
         for name in ("flops_per_row", "slab_bytes", "table_row_bytes"):
             old, new = getattr(self.before, name), getattr(after, name)
@@ -74,7 +79,7 @@ class CapacityGate:
         """The same, and why it is too slow."""
         if sizes := self.sizes_fault(variant):
             return sizes
-        after = _capacity_of(variant)
+        after = self._of(variant)
         if after.abi_hash == self.before.abi_hash:
             return ""
         if self._measure is None:
@@ -91,7 +96,7 @@ class CapacityGate:
 
     def to_json(self, variant: Variant) -> dict[str, Any]:
         """Both sides, and the speeds where another binary serves the variant."""
-        after = _capacity_of(variant)
+        after = self._of(variant)
         speed = self.speeds.get(after.abi_hash)
         return {
             "before": self.before.to_json(),
@@ -100,8 +105,3 @@ class CapacityGate:
             "speed": speed and asdict(speed),
             "tolerance": self.tolerance,
         }
-
-
-@lru_cache(maxsize=256)
-def _capacity_of(variant: Variant) -> Capacity:
-    return capacity_of(variant.template())

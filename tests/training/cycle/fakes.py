@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from smt.training.cycle.execute import JOB, RECORD, SCENARIO, TEMPLATE
+from smt.training.cycle.execute import JOB, RECORD, RUN, SCENARIO, TEMPLATE
 from smt.training.cycle.record import Record
 from smt.training.metrics import TaskMetrics
+from smt.training.run import RunPaths
 
 ROWS = 1000
 
@@ -41,6 +42,10 @@ class PlantedEffects:
                 raise KeyboardInterrupt
             # Not synced, as records are: nothing here survives a crash of the machine.
             (folder / RECORD).write_text(json.dumps(self._record(folder).to_json()))
+            if json.loads((folder / JOB).read_bytes())["keep"]:
+                weights = RunPaths(folder / RUN).weights
+                weights.parent.mkdir(parents=True, exist_ok=True)
+                weights.touch()
             self.executed.append(folder)
             done(folder)
 

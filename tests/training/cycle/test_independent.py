@@ -21,7 +21,7 @@ from tests.training.cycle.test_cycle import GOOD, NAMES, play
 
 
 def test_each_takes_what_helps_it_within_its_part_of_the_budget(tmp_path: Path) -> None:
-    effects = {"ema": {"old": 0.01, "young": 0.01}, "label_smoothing": {"young": 0.01}}
+    effects = {"ema": {"old": 0.01, "young": 0.014}, "label_smoothing": {"young": 0.006}}
     cycle = make_cycle(tmp_path, NAMES, keep=4)
     runner = Runner(Store(tmp_path / "store"), PlantedEffects(effects))
     found = tune_independently(cycle, runner, None)
@@ -48,21 +48,21 @@ def test_with_little_budget_each_tries_some_and_all_are_tried_somewhere(tmp_path
 
 def test_the_page_shows_both_ways_and_refers_to_nothing_outside(tmp_path: Path) -> None:
     cycle = make_cycle(tmp_path, NAMES, keep=4)
-    _, result, runner = play(cycle, tmp_path, PlantedEffects(GOOD))
-    baseline = tune_independently(cycle, runner, None)
+    _, result, _ = play(cycle, tmp_path, PlantedEffects(GOOD))
+    baseline = tune_independently(cycle, Runner(Store(tmp_path / "store"), PlantedEffects(GOOD)), None)
     page = render([result, result], baseline)
     for word in (*NAMES, *FILTERS, "the same binary", "no gain beyond noise", "tuned alone", "1.1.0"):
         assert word in page, word
     assert not re.findall(r"(?:src|href)=\"(?!#)[^\"]*\"", page.replace('xlink:href="data:', 'data="'))
-    assert "@import" not in page.replace("@import url(https", "")
+    assert "@import" not in page
     pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(pictures) == 5
     for picture in pictures:
         ET.fromstring(picture)
     found = comparison([result], baseline)
-    # Every scenario alone finds the same as the cycle finds for all: at many times the runs.
+    # Every scenario alone finds the same as the cycle finds for all, with more runs: the more, the more scenarios.
     assert found["gain"] == pytest.approx(0.0, abs=0.002)
-    assert found["adoptions_per_run"] > 2 * found["baseline_adoptions_per_run"]
+    assert found["adoptions_per_run"] > 1.5 * found["baseline_adoptions_per_run"]
     assert found["steps"] == pytest.approx(4 / 4 / 6)
 
 

@@ -77,8 +77,7 @@ def adoption(result: Result) -> str:
     with mpl.rc_context({**_STYLE, "svg.hashsalt": f"adoption {result['cycle']}", "axes.grid": False}):
         figure = Figure(figsize=(2.6 + 1.15 * len(scenarios), 1.3 + 0.36 * len(techniques)), layout="constrained")
         axes = figure.add_subplot()
-        palette = mpl.colormaps["RdBu"].copy()
-        palette.set_bad("#f1f2f4")
+        palette = mpl.colormaps["RdBu"].with_extremes(bad="#f1f2f4")
         image = axes.imshow(np.ma.masked_invalid(gains), cmap=palette, vmin=-limit, vmax=limit, aspect="auto")
         for i, technique in enumerate(techniques):
             for j, scenario in enumerate(scenarios):
