@@ -173,7 +173,7 @@ def test_noise_alone_is_hardly_ever_taken_up(tmp_path: Path) -> None:
         found = screen(trials, incumbent, cycle.candidates, [(Rung(seeds=4), setting)])
         finalists += bool(found.finalists)
     # Of two-sided intervals that hold together with 95 %, one lies above zero in 1 of 40.
-    assert finalists <= 2
+    assert finalists <= 3
 
 
 def test_the_budget_is_kept_or_the_plan_refused(tmp_path: Path) -> None:
