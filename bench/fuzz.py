@@ -27,7 +27,13 @@ CORPUS = ROOT / "tests/fuzz/corpus"
 BUILD = ROOT / "build/fuzz"
 FINDINGS = BUILD / "findings"
 # A kilobyte holds every kind of field, and is read a hundred times as often as the largest requests would be.
-_MOST_BYTES = {"binary_manifest": 8192, "snapshot_manifest": 8192, "feature_spec": 4096, "tile_program": 4096}
+_MOST_BYTES = {
+    "connection": 16384,
+    "binary_manifest": 8192,
+    "snapshot_manifest": 8192,
+    "feature_spec": 4096,
+    "tile_program": 4096,
+}
 _STATISTIC = re.compile(r"^stat::(\w+):\s+(\d+)$", re.MULTILINE)
 _COVERED = re.compile(r"cov: (\d+)")
 

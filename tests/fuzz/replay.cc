@@ -13,11 +13,17 @@
 int main(int argc, char** argv) {
   namespace fs = std::filesystem;
   using namespace smt::fuzz;
-  const std::map<std::string, void (*)(Bytes)> targets{
-      {"binary_manifest", binary_manifest}, {"feature_spec", feature_spec},   {"model_infer", model_infer},
-      {"multi_predict", multi_predict},     {"other_request", other_request}, {"predict", predict},
-      {"safetensors", safetensors},         {"scheduling", scheduling},       {"snapshot_manifest", snapshot_manifest},
-      {"tile_program", tile_program}};
+  const std::map<std::string, void (*)(Bytes)> targets{{"binary_manifest", binary_manifest},
+                                                       {"connection", connection},
+                                                       {"feature_spec", feature_spec},
+                                                       {"model_infer", model_infer},
+                                                       {"multi_predict", multi_predict},
+                                                       {"other_request", other_request},
+                                                       {"predict", predict},
+                                                       {"safetensors", safetensors},
+                                                       {"scheduling", scheduling},
+                                                       {"snapshot_manifest", snapshot_manifest},
+                                                       {"tile_program", tile_program}};
   if (argc != 2) {
     std::fprintf(stderr, "usage: fuzz_replay CORPUS\n");
     return 2;

@@ -3,6 +3,7 @@
 python -m tests.fuzz.seeds tests/fuzz/corpus
 """
 
+import gzip
 import hashlib
 import json
 import struct
@@ -167,6 +168,48 @@ def tile_programs() -> list[bytes]:
     return [struct.pack(f"<{len(program)}q", *program) for program in values]
 
 
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """One HTTP/2 frame (RFC 9113, section 4.1)."""
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def headers(stream: int, path: str, **more: str) -> bytes:
+    """A request's header frame, its fields as literals that are not indexed (RFC 7541, section 6.2.2)."""
+    fields = {":method": "POST", ":scheme": "http", ":path": path, "content-type": "application/grpc", "te": "trailers"}
+    texts = [text.encode() for pair in (fields | more).items() for text in pair]
+    block = b"".join((b"\0" if at % 2 == 0 else b"") + bytes([len(text)]) + text for at, text in enumerate(texts))
+    return frame(1, 4, stream, block)
+
+
+def connections() -> list[bytes]:
+    """Calls of the methods of connection.cc: whole and in pieces, refused, cancelled, on streams, compressed."""
+
+    def message(content: bytes, compressed: bool = False) -> bytes:
+        return struct.pack(">BI", compressed, len(content)) + content
+
+    def data(stream: int, content: bytes, end: bool = True) -> bytes:
+        return frame(0, int(end), stream, content)
+
+    begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(4, 1, 0, b"")
+    whole, long = message(b"hello"), message(b"r" + bytes(9000))
+    window = frame(8, 0, 0, struct.pack(">I", 1000)) + frame(6, 0, 0, bytes(8))
+    return [
+        begin + headers(1, "/e") + data(1, whole) + headers(3, "/e") + data(3, whole[:4], False) + data(3, whole[4:]),
+        begin + headers(1, "/e") + data(1, long[:500], False) + headers(3, "/e") + data(3, long[:200], False),
+        begin + headers(1, "/s") + data(1, whole * 3, False) + window + data(1, whole),
+        begin + headers(1, "/e") + data(1, message(b"n")) + frame(3, 0, 1, struct.pack(">I", 8)),
+        begin
+        + headers(1, "/e", **{"grpc-encoding": "gzip", "grpc-timeout": "100m"})
+        + data(1, message(gzip.compress(b"hello" * 20, mtime=0), True)),
+        begin
+        + headers(1, "/none")
+        + data(1, whole)
+        + headers(3, "/e")
+        + frame(0, 1, 3, b"")
+        + frame(7, 0, 0, bytes(8)),
+    ]
+
+
 def inputs() -> dict[str, list[bytes]]:
     """Target -> its examples. Requests begin with the size of the slices they come in; 0 is one piece."""
     scored = {"predict": predict(), "multi_predict": multi_predict(), "model_infer": model_infer()}
@@ -175,6 +218,7 @@ def inputs() -> dict[str, list[bytes]]:
             target: [bytes([size]) + message.SerializeToString() for message in messages for size in (0, 7)]
             for target, messages in scored.items()
         },
+        "connection": connections(),
         "other_request": [bytes([kind, 0]) + message.SerializeToString() for kind, message in other_request()],
         "feature_spec": [SPEC.encode()],
         "snapshot_manifest": [snapshot_manifest()],

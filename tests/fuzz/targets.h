@@ -21,6 +21,8 @@ void multi_predict(Bytes bytes);
 void model_infer(Bytes bytes);
 // The requests that score nothing. The first byte says which.
 void other_request(Bytes bytes);
+// What a client sends on a connection of the data port, from its first byte.
+void connection(Bytes bytes);
 // Files of a registry, and the operator's.
 void feature_spec(Bytes bytes);
 void snapshot_manifest(Bytes bytes);
