@@ -76,7 +76,7 @@ TEMPLATE_MISTAKES = [
         "recipes:",
         "recipes",
         "did you mean 'recipe'?",
-        "template, version, slots, components, recipe, capacity",
+        "template, version, parent, slots, components, recipe, capacity",
     ),
     ("  seed: 7", "  seed: 7\n  seed: 8", "recipe.seed", "a second time (first in line 17)", "each key once"),
     (
