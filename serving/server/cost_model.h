@@ -20,8 +20,8 @@ class CostModel {
   // proportional, more as taking what the most took.
   double seconds(int64_t rows) const;
   // What seconds() is to be multiplied with for a promise: by the average alone every second one would be broken. The
-  // average deviation counts twice, as for round-trip times (Jacobson 1988).
-  double caution() const { return 1 + 2 * deviation_; }
+  // average deviation counts four times, as for round-trip times (Jacobson 1988).
+  double caution() const { return 1 + 4 * deviation_; }
   // Seconds of one more row in a large batch.
   double row_seconds() const;
 

@@ -187,8 +187,7 @@ def test_nothing_is_computed_in_vain_under_overload(
         mixed = loadgen.smt_streams(server.target, mix, rows, payloads=8, timeouts=timeouts, linger_seconds=2.0)
         result = loadgen.run(Plan([server.target], [Source(Open(3 * capacity), mixed)], seconds=2))
         computed = server.metric("smt_block_rows_sum") - computed
-        # In two seconds: a quarter of what it computes without refusing, when others may use the cores meanwhile.
-        assert result.total.totals["OK"] > capacity / 2
+        assert result.total.totals["OK"] > capacity
         assert result.total.totals["DEADLINE_EXCEEDED"] > 0
         outcomes = {"OK", "DEADLINE_EXCEEDED", "client deadline", "RESOURCE_EXHAUSTED", "CANCELLED"}
         assert set(result.total.totals) <= outcomes
