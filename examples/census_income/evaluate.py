@@ -9,19 +9,16 @@ benchmark's test rows are held back.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.result import Result
 from examples.census_income.rows import TASKS
-from examples.seeds import add_means, with_seed
-from smt.training.config import ConfigError
+from examples.seeds import add_means, conclude, with_seed
 from smt.training.model import flops_per_row
-from smt.training.reading import DataError
 from smt.training.run import RunPaths
 from smt.training.scenario import Scenario, load_scenario
-from smt.training.trainer import CheckpointError, TrainingError, train
+from smt.training.trainer import train
 
 FOLDER = Path(__file__).resolve().parent
 STATEMENT = (
@@ -75,13 +72,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="result file to write")
     arguments = parser.parse_args()
     result = Result("quality_census")
-    try:
+
+    def run() -> None:
         evaluate(load_scenario(FOLDER / "people.yaml"), arguments.runs, arguments.seeds, result, arguments.resume)
-    except (ConfigError, DataError, CheckpointError, TrainingError, OSError) as error:
-        sys.exit(f"error: {error}")
-    result.print_targets()
-    if arguments.json:
-        result.write(arguments.json)
+
+    conclude(result, run, arguments.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ the function that the template binary computes.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,15 @@ import pyarrow.parquet as pq
 import torch
 
 from bench.result import Result
-from examples.seeds import add_means, with_seed
+from examples.seeds import add_means, conclude, with_seed
 from smt.kernels.transform import FeatureTransform, columns_from_arrow
 from smt.serving.binary import batch_inputs
-from smt.serving.snapshot import SnapshotError, read_weights
-from smt.training.config import ConfigError
+from smt.serving.snapshot import read_weights
 from smt.training.metrics import TaskMetrics, task_metrics
 from smt.training.model import flops_per_row, serving_function
-from smt.training.reading import DataError
 from smt.training.run import TrainResult
 from smt.training.scenario import Scenario, load_scenario
-from smt.training.trainer import TrainingError, train
+from smt.training.trainer import train
 
 FOLDER = Path(__file__).resolve().parent
 TASK = "used"
@@ -89,15 +86,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="result file to write")
     arguments = parser.parse_args()
     result = Result("quality_frappe")
-    try:
+
+    def run() -> None:
         scenario = load_scenario(arguments.scenario)
         data = scenario.files("valid")[0].parent
         evaluate(scenario, data, arguments.runs, arguments.seeds, result)
-    except (ConfigError, DataError, TrainingError, SnapshotError, OSError) as error:
-        sys.exit(f"error: {error}")
-    result.print_targets()
-    if arguments.json:
-        result.write(arguments.json)
+
+    conclude(result, run, arguments.json)
 
 
 if __name__ == "__main__":

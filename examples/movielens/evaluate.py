@@ -10,7 +10,6 @@ split: the test rows are held back, and scored through the server (score.py).
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,14 +19,13 @@ from numpy.typing import NDArray
 
 from bench.result import Result
 from examples.movielens.rows import SCENARIOS
-from examples.seeds import add_means, with_seed
-from smt.training.config import ConfigError
+from examples.seeds import add_means, conclude, with_seed
 from smt.training.metrics import TaskMetrics, task_metrics
 from smt.training.model import flops_per_row
-from smt.training.reading import DataError, iter_batches
+from smt.training.reading import iter_batches
 from smt.training.run import RunPaths, TrainResult
 from smt.training.scenario import Scenario, load_scenario
-from smt.training.trainer import TrainingError, train
+from smt.training.trainer import train
 
 FOLDER = Path(__file__).resolve().parent
 STATEMENT = (
@@ -97,15 +95,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="result file to write")
     arguments = parser.parse_args()
     result = Result("quality_movielens")
-    try:
+
+    def run() -> None:
         scenarios = [load_scenario(FOLDER / f"{name}.yaml") for name in SCENARIOS]
         control = load_scenario(FOLDER / "control.yaml")
         evaluate(scenarios, control, arguments.runs, arguments.seeds, result)
-    except (ConfigError, DataError, TrainingError, OSError) as error:
-        sys.exit(f"error: {error}")
-    result.print_targets()
-    if arguments.json:
-        result.write(arguments.json)
+
+    conclude(result, run, arguments.json)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def run(
 
     Every run is recorded: what was interrupted goes on where it was, and --replay decides again by the records.
 
-    Example: `smt cycle run examples/ecosystem/cycle.yaml --quick`
+    Example: `smt cycle run examples/census/cycle.yaml --quick`
     """
     from smt.serving.cycle.speed import speed_measurement
     from smt.training.cycle.config import load_cycle
@@ -104,7 +104,7 @@ def independent(
 
     Writes baseline.json to the output folder; `smt report --baseline` sets it beside cycles.
 
-    Example: `smt baseline independent examples/ecosystem/cycle.yaml --quick`
+    Example: `smt baseline independent examples/census/cycle.yaml --quick`
     """
     from smt.serving.cycle.speed import speed_measurement
     from smt.training.cycle.config import load_cycle

@@ -1,5 +1,5 @@
-// jemalloc, in place of the C library's malloc: requests are allocated on gRPC's threads and freed on workers, which
-// costs it less, and what a burst leaves goes back to the system by itself.
+// jemalloc, in place of the C library's malloc: requests are allocated on the data port's threads and freed on workers,
+// which costs it less, and what a burst leaves goes back to the system by itself.
 #include <jemalloc/jemalloc.h>
 
 extern "C" {

@@ -66,7 +66,7 @@ class Health::Watch final : public rpc::Handler, public std::enable_shared_from_
     response.set_status(state == State::kUnknown   ? HealthCheckResponse::SERVICE_UNKNOWN
                         : state == State::kServing ? HealthCheckResponse::SERVING
                                                    : HealthCheckResponse::NOT_SERVING);
-    stream_->write(serialized(response));
+    stream_->write(framed(response));
   }
 
  private:

@@ -39,7 +39,7 @@ void StreamedCall::send(const Failure& failure) noexcept {
 }
 
 void StreamedCall::reply(const ModelStreamInferResponse& message) noexcept {
-  response_ = serialized(message);
+  response_ = framed(message);
   const std::shared_ptr<InferStream> calls = calls_;  // which may free this call
   calls->answered(*this);
 }
@@ -142,7 +142,7 @@ void InferStream::next(Step& step) {
 }
 
 void InferStream::take(const Step& step) {
-  if (step.write) stream_->write(step.write->response_);
+  if (step.write) stream_->write(std::move(step.write->response_));
   if (step.read) stream_->read();
   if (step.finish) stream_->finish(grpc::Status::OK);  // of a broken one nobody hears
 }

@@ -5,6 +5,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "inference/grpc_service.pb.h"
 #include "message_call.h"
@@ -30,7 +31,7 @@ class StreamedCall : public MessageCall {
 
   const std::shared_ptr<InferStream> calls_;
   const size_t message_bytes_;
-  grpc::ByteBuffer response_;
+  std::string response_;   // framed
   bool answered_ = false;  // guarded by the stream's mutex; orders response_ as well
 };
 

@@ -24,8 +24,7 @@ rpc::Method method(const InferenceMethods& methods) {
 }
 
 rpc::Method denying(const char* name) {
-  return answering(
-      AnsweredCall::Run([name](const grpc::ByteBuffer&, grpc::ByteBuffer&) { return denied(name, kControl); }));
+  return answering(AnsweredCall::Run([name](const grpc::ByteBuffer&, std::string&) { return denied(name, kControl); }));
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "inference_service.h"
 
+#include <grpcpp/impl/codegen/proto_utils.h>
+
 #include <memory>
 
 #include "answer.h"
@@ -14,6 +16,12 @@ using Bytes = grpc::ByteBuffer*;
 using grpc::Status;
 
 constexpr const char* kData = "the server's data port (--port)";
+
+template <typename Message>
+Status encoded(const Message& message, grpc::ByteBuffer& out) {
+  bool own_buffer = false;
+  return grpc::SerializationTraits<Message>::Serialize(message, &out, &own_buffer);
+}
 
 using Parameters = google::protobuf::Map<std::string, inference::ModelRepositoryParameter>;
 
@@ -50,10 +58,7 @@ Reactor change(ControlPlane& plane, Context context, const char* method, Command
   if (!error.empty()) {
     call->answer({grpc::StatusCode::INVALID_ARGUMENT, shortened(error)});
   } else {
-    call->command(verb, [out] {
-      *out = serialized(Response());
-      return Status::OK;
-    });
+    call->command(verb, [out] { return encoded(Response(), *out); });
   }
   return call;
 }
@@ -65,8 +70,10 @@ Reactor InferenceServiceImpl::respond(Context context, const char* method, const
                                       grpc::ByteBuffer& out) {
   auto* call = new ControlCall(plane_, *context, method);
   if (call->admitted()) {
-    call->answer(run_raw<Request, Response>(
-        in, out, [this](const Request& request, Response& response) { return methods_.answer(request, response); }));
+    Response response;
+    auto fill = [this](const Request& request, Response& filled) { return methods_.answer(request, filled); };
+    Status status = run_raw<Request>(in, response, fill);
+    call->answer(status.ok() ? encoded(response, out) : status);
   }
   return call;
 }

@@ -103,7 +103,7 @@ class Reflection final : public rpc::Handler {
     if (std::string error = parse_message(bytes, request); !error.empty()) {
       return stream_->finish({grpc::StatusCode::INVALID_ARGUMENT, shortened(error)});
     }
-    stream_->write(serialized(answer(request, *services_)));
+    stream_->write(framed(answer(request, *services_)));
   }
   void ended() override { stream_->finish(grpc::Status::OK); }
   void written(bool sent) override {

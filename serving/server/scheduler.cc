@@ -178,7 +178,7 @@ Drop Scheduler::refuses(const ScenarioQueue& queue, std::chrono::milliseconds& r
 }
 
 Drop Scheduler::dead(const Work* work, Clock::time_point now) const {
-  if (now >= work->deadline) return Drop::kExpired;  // first: gRPC also cancels a call whose deadline passed
+  if (now >= work->deadline) return Drop::kExpired;  // first: its client also resets a call whose deadline passed
   if (work->cancelled()) return Drop::kCancelled;
   return in_time(work, own_seconds(work), now) ? Drop::kNone : Drop::kUnmeetable;
 }
@@ -313,7 +313,7 @@ void Scheduler::cancel(Work* work) {
   std::vector<Work*> ended;
   {
     std::lock_guard lock(mutex_);
-    // gRPC also cancels a call whose deadline passed.
+    // A client also resets a call whose deadline passed.
     Drop reason = Clock::now() >= work->deadline ? Drop::kExpired : Drop::kCancelled;
     if (work->queued_) drop(work, reason, ended);
   }

@@ -61,9 +61,9 @@ class Target final : public Work {
   std::vector<transform::Column> candidates_;
 };
 
-// Life: start() on a gRPC thread decodes, resolves every target, checks all that was sent, and queues; workers score;
-// the last target to conclude calls respond(). Exactly one of respond() and refuse() is called, on any thread, and may
-// destroy the call.
+// Life: start() on a thread of the data port decodes, resolves every target, checks all that was sent, and queues;
+// workers score; the last target to conclude calls respond(). Exactly one of respond() and refuse() is called, on any
+// thread, and may destroy the call.
 //
 // A target's snapshot reference is taken once, in start(): checks, transformation and compute see one version, and
 // the answer names it.

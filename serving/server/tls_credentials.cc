@@ -25,14 +25,14 @@ TlsCredentials::TlsCredentials(TlsFiles files, std::string flags)
     : files_(std::move(files)),
       flags_(std::move(flags)),
       pem_(read_pem(files_, flags_)),
-      not_after_(check_pem(pem_, files_, flags_)) {
+      not_after_(check_pem(pem_, files_, flags_)),
+      context_(server_context(pem_)) {
   warn_if_expired(files_, not_after_);
   thread_ = std::jthread([this](const std::stop_token& stop) { watch(stop); });
 }
 
-std::shared_ptr<SSL_CTX> TlsCredentials::context() {
+std::shared_ptr<SSL_CTX> TlsCredentials::context() const {
   std::lock_guard lock(mutex_);
-  if (!context_) context_ = server_context(pem_);
   return context_;
 }
 
@@ -87,6 +87,7 @@ void TlsCredentials::watch(const std::stop_token& stop) {
 void TlsCredentials::look() {
   PemFiles found;
   int64_t not_after = 0;
+  std::shared_ptr<SSL_CTX> context;
   try {
     found = read_pem(files_, flags_);
     if (found == pem_) {
@@ -94,6 +95,7 @@ void TlsCredentials::look() {
       return;
     }
     not_after = check_pem(found, files_, flags_);
+    context = server_context(found);
   } catch (const std::exception& error) {
     if (complaint_ != error.what()) {
       log::error("tls_not_reloaded", {{"reason", error.what()}, {"in_use", "what was good before"}});
@@ -107,7 +109,7 @@ void TlsCredentials::look() {
     pem_ = std::move(found);
     not_after_ = not_after;
     handed_out_ = false;
-    context_.reset();
+    context_ = std::move(context);
   }
   log::info("tls_reloaded", {{"file", files_.cert.string()}, {"expires_in_seconds", not_after - now()}});
   warn_if_expired(files_, not_after);

@@ -28,12 +28,12 @@ class TlsCredentials final : public grpc::ServerCredentials {
  public:
   static constexpr std::chrono::seconds kLook{1};
 
-  // `flags`: beginning of the flags' names in messages, "--tls-". Throws std::runtime_error as read_pem() and
-  // check_pem().
+  // `flags`: beginning of the flags' names in messages, "--tls-". Throws std::runtime_error as read_pem(),
+  // check_pem() and server_context().
   TlsCredentials(TlsFiles files, std::string flags);
 
   // For a connection that begins now, where gRPC is not what listens.
-  std::shared_ptr<SSL_CTX> context();
+  std::shared_ptr<SSL_CTX> context() const;
 
   // When the certificate in use expires, in seconds since the epoch.
   int64_t not_after() const;
@@ -55,7 +55,7 @@ class TlsCredentials final : public grpc::ServerCredentials {
   PemFiles pem_;  // in use; changed by the watching thread alone
   int64_t not_after_;
   bool handed_out_ = false;           // gRPC has pem_
-  std::shared_ptr<SSL_CTX> context_;  // of pem_; null: not asked for since that changed
+  std::shared_ptr<SSL_CTX> context_;  // of pem_
   std::jthread thread_;               // the last member: it uses the others
 };
 

@@ -8,7 +8,9 @@
 #include <array>
 #include <atomic>
 #include <memory>
+#include <string>
 
+#include "serving/server/byte_buffer.h"
 #include "targets.h"
 
 namespace smt::fuzz {
@@ -33,10 +35,11 @@ class Echo final : public Handler {
     require(!over_ && (streaming_ || messages_ == 0), "messages come as they are asked for");
     ++messages_;
     grpc::Slice slice;
-    const bool any = bytes.TrySingleSlice(&slice).ok() && slice.size() > 0;
-    if (any && *slice.begin() == 'n') return;
-    if (streaming_) return stream_->write(std::move(bytes));
-    stream_->reply(std::move(bytes));
+    require(bytes.DumpToSingleSlice(&slice).ok(), "a message has bytes, if none");
+    const std::string text(reinterpret_cast<const char*>(slice.begin()), slice.size());
+    if (text.starts_with('n')) return;
+    if (streaming_) return stream_->write(server::framed(text));
+    stream_->reply(server::framed(text));
   }
   void written(bool sent) override {
     if (sent) stream_->read();

@@ -445,10 +445,10 @@ void Stream::read() {
   connection_->post(std::move(action));
 }
 
-void Stream::write(grpc::ByteBuffer message) {
+void Stream::write(std::string framed) {
   Connection::Action action;
   action.stream = shared_from_this();
-  action.message = framed(message);
+  action.message = std::move(framed);
   connection_->post(std::move(action));
 }
 
@@ -461,10 +461,10 @@ void Stream::finish(grpc::Status status, std::chrono::milliseconds retry_after) 
   connection_->post(std::move(action));
 }
 
-void Stream::reply(grpc::ByteBuffer message) {
+void Stream::reply(std::string framed) {
   Connection::Action action;
   action.stream = shared_from_this();
-  action.message = framed(message);
+  action.message = std::move(framed);
   action.finish = true;
   connection_->post(std::move(action));
 }

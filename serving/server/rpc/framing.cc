@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
-#include <vector>
 
 namespace smt::server::rpc {
 namespace {
@@ -101,16 +100,11 @@ std::string percent_encoded(std::string_view text) {
   return out;
 }
 
-std::string framed(const grpc::ByteBuffer& message) {
-  const size_t size = message.Length();
+std::string message_prefix(size_t size) {
   std::string out;
   out.reserve(5 + size);
-  out += '\0';
+  out += '\0';  // not compressed
   for (int shift = 24; shift >= 0; shift -= 8) out += static_cast<char>(size >> shift & 0xff);
-  std::vector<grpc::Slice> slices;
-  if (message.Dump(&slices).ok()) {
-    for (const grpc::Slice& slice : slices) out.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
-  }
   return out;
 }
 

@@ -27,8 +27,8 @@ std::optional<std::chrono::nanoseconds> parse_timeout(std::string_view text);
 // The text as a grpc-message header: all but printable ASCII as %XX.
 std::string percent_encoded(std::string_view text);
 
-// The message behind its prefix of five bytes.
-std::string framed(const grpc::ByteBuffer& message);
+// The prefix of a message of `size` bytes, with room for the message behind it.
+std::string message_prefix(size_t size);
 
 // The messages of one stream, put together from its bytes. Memory grows with what arrives, not with what is announced.
 class MessageReader {

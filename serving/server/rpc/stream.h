@@ -64,10 +64,11 @@ class Stream : public std::enable_shared_from_this<Stream> {
 
   // Thread-safe; none waits for the client. After finish(), and when the stream is closed, they do nothing, but that
   // written() says so.
-  void read();                           // streaming: message() or ended() follows
-  void write(grpc::ByteBuffer message);  // streaming: written() follows, to be awaited before the next
+  void read();  // streaming: message() or ended() follows
+  // `framed`: the message behind its message_prefix().
+  void write(std::string framed);  // streaming: written() follows, to be awaited before the next
   void finish(grpc::Status status, std::chrono::milliseconds retry_after = {});
-  void reply(grpc::ByteBuffer message);  // write() and finish(OK) at once
+  void reply(std::string framed);  // write() and finish(OK) at once
 
  private:
   friend class Connection;

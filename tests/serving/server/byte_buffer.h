@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "rpc/framing.h"
+
 namespace smt::server {
 
 inline grpc::ByteBuffer in_slices(const std::string& bytes, size_t slice) {
@@ -13,5 +15,8 @@ inline grpc::ByteBuffer in_slices(const std::string& bytes, size_t slice) {
   for (size_t at = 0; at < bytes.size(); at += slice) slices.emplace_back(bytes.substr(at, slice));
   return {slices.data(), slices.size()};
 }
+
+// As such a message lies on a stream of the data port.
+inline std::string framed(const std::string& message) { return rpc::message_prefix(message.size()) + message; }
 
 }  // namespace smt::server

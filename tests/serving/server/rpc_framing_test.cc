@@ -22,7 +22,7 @@ std::string text_of(const grpc::ByteBuffer& buffer) {
 }
 
 std::string prefixed(const std::string& message, bool compressed = false) {
-  std::string out = framed(in_slices(message, 1000));
+  std::string out = framed(message);
   out[0] = compressed ? 1 : 0;
   return out;
 }

@@ -29,8 +29,7 @@ std::string text_of(const grpc::ByteBuffer& buffer) {
   return out;
 }
 
-grpc::ByteBuffer bytes_of(const std::string& text) { return in_slices(text, text.size() + 1); }
-std::string message(const std::string& text) { return framed(bytes_of(text)); }
+std::string message(const std::string& text) { return framed(text); }
 
 // What a client saw of one call.
 struct Seen {
@@ -221,8 +220,8 @@ class Echo final : public Handler {
     if (text == "never") return;
     if (text == "fail") return stream_->finish({grpc::StatusCode::NOT_FOUND, "none\n"});
     if (text.starts_with("refuse")) return stream_->finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "full"}, 7ms);
-    if (!text.starts_with("later")) return stream_->reply(std::move(bytes));
-    counts_.later([stream = stream_, bytes] { stream->reply(bytes); });
+    if (!text.starts_with("later")) return stream_->reply(framed(text));
+    counts_.later([stream = stream_, text] { stream->reply(framed(text)); });
   }
   void cancelled() override { ++counts_.cancelled; }
 
@@ -240,7 +239,7 @@ class Chat final : public Handler {
   ~Chat() override { --counts_.alive; }
   void message(grpc::ByteBuffer bytes) override {
     ++counts_.messages;
-    stream_->write(std::move(bytes));
+    stream_->write(framed(text_of(bytes)));
   }
   void written(bool sent) override {
     if (sent) stream_->read();
