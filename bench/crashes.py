@@ -80,6 +80,15 @@ def publish_delta(registry: Registry, content: bytes) -> str:
     return registry.publish_snapshot(fields, {"delta.safetensors": content}).version
 
 
+def go_back(registry: Registry, scenario: str) -> None:
+    """Rolls back if there is a version to go back to."""
+    try:
+        rollback(registry, scenario)
+    except RegistryError as error:
+        if "no version to go back to" not in str(error):
+            raise
+
+
 def kill_writers(root: Path, kills: int, seed: int, *, weight_bytes: int = 100_000) -> Crashes:
     """Starts a writer, lets it end up to ten operations, kills it in the next; looks at the registry. `kills` times.
 
@@ -184,11 +193,7 @@ def _write(root: str, report: str, seed: float, weight_bytes: int) -> None:
         elif kind == "promote":
             promote(registry, SCENARIO, any_version)
         elif kind == "rollback":
-            try:
-                rollback(registry, SCENARIO)
-            except RegistryError as error:
-                if "no version to go back to" not in str(error):
-                    raise
+            go_back(registry, SCENARIO)
         elif kind == "label":
             registry.set_label(SCENARIO, "shadow", any_version)
         elif kind == "clear":

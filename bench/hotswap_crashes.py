@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.crashes import Crashes, inspect, processes, read_report, wait_for
+from bench.crashes import Crashes, go_back, inspect, processes, read_report, wait_for
 from bench.delta import SCENARIO, TEMPLATE, LargeTable, compiled, features_of
 from bench.result import Result
 from bench.servers import SmtServer
@@ -34,8 +34,8 @@ from smt.serving.binary import BinaryRunner, Weights
 from smt.serving.client import Client
 from smt.serving.delta import Delta, compact, publish_delta
 from smt.serving.gc import Policy, collect
-from smt.serving.lifecycle import promote, rollback
-from smt.serving.registry import Registry, RegistryError
+from smt.serving.lifecycle import promote
+from smt.serving.registry import Registry
 from smt.serving.snapshot import load_weights, publish_weights
 from smt.training.template import Template, load_template
 
@@ -179,11 +179,7 @@ def _operation(kind: str, registry: Registry, template: Template, generator: ran
     if kind == "promote":
         promote(registry, SCENARIO, generator.choice(registry.versions(SCENARIO)))
     elif kind == "rollback":
-        try:
-            rollback(registry, SCENARIO)
-        except RegistryError as error:
-            if "no version to go back to" not in str(error):
-                raise
+        go_back(registry, SCENARIO)
     else:
         return f"collected {' '.join(collect(registry, SCENARIO, Policy(_KEEP, timedelta()), apply=True).removed)}"
     return kind

@@ -34,9 +34,7 @@ class Echo final : public Handler {
   void message(grpc::ByteBuffer bytes) override {
     require(!over_ && (streaming_ || messages_ == 0), "messages come as they are asked for");
     ++messages_;
-    grpc::Slice slice;
-    require(bytes.DumpToSingleSlice(&slice).ok(), "a message has bytes, if none");
-    const std::string text(reinterpret_cast<const char*>(slice.begin()), slice.size());
+    const std::string text = server::text_of(bytes);
     if (text.starts_with('n')) return;
     if (streaming_) return stream_->write(server::framed(text));
     stream_->reply(server::framed(text));

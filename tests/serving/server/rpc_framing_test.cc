@@ -13,14 +13,6 @@ namespace {
 
 using std::chrono::nanoseconds;
 
-std::string text_of(const grpc::ByteBuffer& buffer) {
-  std::string out;
-  std::vector<grpc::Slice> slices;
-  EXPECT_TRUE(buffer.Dump(&slices).ok());
-  for (const grpc::Slice& slice : slices) out.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
-  return out;
-}
-
 std::string prefixed(const std::string& message, bool compressed = false) {
   std::string out = framed(message);
   out[0] = compressed ? 1 : 0;

@@ -21,14 +21,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-std::string text_of(const grpc::ByteBuffer& buffer) {
-  std::string out;
-  std::vector<grpc::Slice> slices;
-  EXPECT_TRUE(buffer.Dump(&slices).ok());
-  for (const grpc::Slice& slice : slices) out.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
-  return out;
-}
-
 std::string message(const std::string& text) { return framed(text); }
 
 // What a client saw of one call.
