@@ -213,7 +213,7 @@ def log_level(
 
 
 def _fields(scenario: Any) -> dict[str, Any]:
-    fields = [field for field in scenario.status.DESCRIPTOR.fields if field.name != "versions"]
+    fields = [field for field in scenario.status.DESCRIPTOR.fields if field.message_type is None]
     status = {field.name: getattr(scenario.status, field.name) for field in fields}
     return {**status, "pinned": scenario.pinned, "rollback_version": scenario.rollback_version}
 

@@ -30,6 +30,10 @@ from smt.serving.commands.output import (
 if TYPE_CHECKING:
     from smt.serving.client import Client
 
+_OF_SHADOWS = [
+    "scenario", "shadow", "compared", "dropped", "failed", "task",
+    "mean difference", "max difference", "mean stable", "mean shadow",
+]  # fmt: skip
 _SERVER = ("version", "max_rows", "max_message_bytes", "workers", "resident_bytes", "memory_limit")
 
 
@@ -89,7 +93,11 @@ def _look(client: Client, target: str) -> dict[str, Any]:
         "server": {name: getattr(server, name) for name in _SERVER},
         "binaries": [_fields(binary) for binary in server.binaries],
         "scenarios": [
-            {**_fields(scenario), "versions": [_version(version) for version in scenario.versions]}
+            {
+                **_fields(scenario),
+                "versions": [_version(version) for version in scenario.versions],
+                "shadow": _shadow(scenario.shadow) if scenario.HasField("shadow") else None,
+            }
             for scenario in scenarios
         ],
     }
@@ -99,6 +107,17 @@ def _version(version: Any) -> dict[str, Any]:
     fields = _fields(version)
     since = datetime.fromtimestamp(fields.pop("since_unix_ms") / 1e3, UTC)
     return {**fields, "since": since.isoformat(timespec="milliseconds")}
+
+
+def _shadow(shadow: Any) -> dict[str, Any]:
+    return {
+        **_fields(shadow),
+        "tasks": [_fields(task) for task in shadow.tasks],
+        "differences": [
+            {"at_most": at_most, "scores": scores}
+            for at_most, scores in zip([*shadow.bounds, None], shadow.counts, strict=True)
+        ],
+    }
 
 
 def _page(seen: dict[str, Any]) -> Group:
@@ -121,6 +140,13 @@ def _page(seen: dict[str, Any]) -> Group:
         for s in seen["scenarios"]
         for v in s["versions"]
     ]
+    shadows = [
+        [s["scenario"], d["version"], d["compared"], d["dropped"], d["failed"], t["task"]]
+        + [f"{t[name]:.4g}" for name in ("mean_difference", "max_difference", "mean_stable", "mean_shadow")]
+        for s in seen["scenarios"]
+        if (d := s["shadow"])
+        for t in d["tasks"]
+    ]
     columns = ["scenario", "state", "version", "ABI", "weight bytes", "loads"]
     of_versions = ["scenario", "version", "state", "label", "since (UTC)", "bytes", "reason"]
     return Group(
@@ -128,10 +154,16 @@ def _page(seen: dict[str, Any]) -> Group:
         table("Template binaries", ["template", "version", "ABI", "sha256"], binaries),
         table("Scenarios", columns, served, numbers=columns[4:]),
         table("Versions", of_versions, versions, numbers=["bytes"]),
+        *([table("Shadows", _OF_SHADOWS, shadows, numbers=_OF_SHADOWS[2:5] + _OF_SHADOWS[6:])] if shadows else []),
         *(
             Text(f"{s['scenario']}: refused {s['refused_version'] or 'a version'}: {s['refused_reason']}", "yellow")
             for s in seen["scenarios"]
             if s["refused_version"] or s["refused_reason"]
+        ),
+        *(
+            Text(f"{s['scenario']}: shadow {d['version']} cannot score: {d['failure']}", "yellow")
+            for s in seen["scenarios"]
+            if (d := s["shadow"]) and d["failed"]
         ),
     )
 
@@ -141,5 +173,5 @@ def _fields(message: Any) -> dict[str, Any]:
     return {
         field.name: getattr(message, field.name)
         for field in message.DESCRIPTOR.fields
-        if field.label != field.LABEL_REPEATED
+        if field.label != field.LABEL_REPEATED and field.message_type is None
     }

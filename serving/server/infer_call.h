@@ -17,6 +17,7 @@ class InferCall final : public Transport {
   using Arena = google::protobuf::Arena;
 
   std::string_view peek() override { return first_text(this->request_bytes_, this->arena_); }
+  MessageKind kind() const override { return MessageKind::kModelInfer; }
   void decode() override;
   void respond() noexcept override;
   void parse();        // throws Failure

@@ -19,7 +19,7 @@ struct VersionStatus {
   VersionState state = VersionState::kDiscovered;
   std::chrono::system_clock::time_point since{};  // of the state
   int64_t bytes = 0;                              // of weights, what is being loaded included; 0 once it is freed
-  std::string label;                              // stable or canary while it is served; else empty
+  std::string label;                              // stable, canary or shadow while it is served; else empty
   std::string reason;                             // of kRefused, and of kDraining and kUnloaded where there is one
 };
 

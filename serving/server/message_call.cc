@@ -30,6 +30,7 @@ MessageCall::MessageCall(ServerState& state, std::shared_ptr<rpc::Stream> stream
 void MessageCall::end(MessageCall* call) {
   ServerState& state = call->state_;
   bool entered = call->entered_;
+  call->offer_to_shadows();
   delete call;  // before leaving: whoever waits for the gate to be idle may then unload what it referred to
   if (entered) state.gate.leave();
 }
@@ -55,6 +56,10 @@ bool MessageCall::refused_early(std::string_view beginning) noexcept {
 void MessageCall::refuse(const Failure& failure) noexcept {
   account(failure);
   send(failure);
+}
+
+std::unique_ptr<AnsweredRequest> MessageCall::keep() const {
+  return keep_message(request_bytes_, kind(), state_.options.max_rows);
 }
 
 std::string MessageCall::trace_parent() const { return shortened(stream_->trace_parent(), 64); }

@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 
+#include "kept_message.h"
 #include "rpc/stream.h"
 #include "scoring_call.h"
 
@@ -39,6 +40,8 @@ class MessageCall : public ScoringCall {
 
   void refuse(const Failure& failure) noexcept override;
   std::string trace_parent() const override;
+  virtual MessageKind kind() const = 0;
+  std::unique_ptr<AnsweredRequest> keep() const override;
 
   // Takes the columns and what lies on the arena by now into bytes_.
   void count_memory() {

@@ -1,5 +1,7 @@
 #include "metrics.h"
 
+#include <algorithm>
+
 namespace smt::server {
 namespace {
 
@@ -53,12 +55,19 @@ Metrics::Metrics()
                                "Requests that chance gave to the canary, by scenario and gRPC status.")),
       rollbacks_(counter(*registry_, "smt_canary_rollbacks_total",
                          "Canaries that an alarm took out of service, by scenario and cause.")),
+      shadow_requests_(counter(*registry_, "smt_shadow_requests_total",
+                               "Answered requests that a shadow was to score again, by scenario and result.")),
       control_(counter(*registry_, "smt_control_total", "Calls to the control listener, by method and gRPC status.")),
       weight_bytes_(gauge(*registry_, "smt_weight_bytes", "Bytes of weights being served.")),
       created_(gauge(*registry_, "smt_snapshot_created_timestamp_seconds", "When the snapshot being served was made.")),
+      shadow_difference_max_(gauge(*registry_, "smt_shadow_difference_max",
+                                   "Largest |shadow - stable| of the two versions that are compared.")),
+      shadow_mean_(gauge(*registry_, "smt_shadow_mean_prediction",
+                         "Mean prediction over all tasks, of the stable version and of the shadow.")),
       kernels_(gauge(*registry_, "smt_kernels_info", "Always 1; the label names the CPU kernels in use.")),
       certificate_expiry_(gauge(*registry_, "smt_tls_certificate_expiry_timestamp_seconds",
                                 "When the certificate that a listener uses expires.")),
+      shadow_difference_(histogram(*registry_, "smt_shadow_difference", "|shadow - stable| of each score.")),
       request_seconds_(histogram(*registry_, "smt_request_seconds", "Requests to score, from arrival to answer.")),
       queue_seconds_(histogram(*registry_, "smt_queue_seconds", "Waiting for a worker.")),
       transform_seconds_(histogram(*registry_, "smt_transform_seconds",
@@ -103,11 +112,37 @@ ScenarioMetrics Metrics::make(const std::string& scenario) {
   made.loads = &loads_.Add(labels);
   made.weight_bytes = &weight_bytes_.Add(labels);
   made.created = &created_.Add(labels);
+  for (size_t i = 0; i < kShadowResultNames.size(); ++i) {
+    made.shadow_requests[i] =
+        &shadow_requests_.Add({{"scenario", scenario}, {"result", std::string(kShadowResultNames[i])}});
+  }
+  made.shadow_difference =
+      &shadow_difference_.Add(labels, Histogram::BucketBoundaries(kDifferenceBounds.begin(), kDifferenceBounds.end()));
+  made.shadow_difference_max = &shadow_difference_max_.Add(labels);
+  made.shadow_mean_stable = &shadow_mean_.Add({{"scenario", scenario}, {"of", "stable"}});
+  made.shadow_mean_shadow = &shadow_mean_.Add({{"scenario", scenario}, {"of", "shadow"}});
   made.request_seconds = &request_seconds_.Add(labels, buckets());
   made.queue_seconds = &queue_seconds_.Add(labels, buckets());
   made.transform_seconds = &transform_seconds_.Add(labels, buckets());
   made.compute_seconds = &compute_seconds_.Add(labels, buckets());
   return made;
+}
+
+void ScenarioMetrics::diverged(const DivergenceStep& step, const DivergenceFigures& figures) {
+  shadow_difference->ObserveMultiple({step.differences.begin(), step.differences.end()}, step.sum_difference);
+  double max = 0;
+  double stable = 0;
+  double shadow = 0;
+  for (const TaskDivergence& task : figures.tasks) {
+    max = std::max(max, task.max_difference);
+    stable += task.sum_stable;
+    shadow += task.sum_shadow;
+  }
+  const double scores = static_cast<double>(figures.rows) * static_cast<double>(figures.tasks.size());
+  if (scores == 0) return;
+  shadow_difference_max->Set(max);
+  shadow_mean_stable->Set(stable / scores);
+  shadow_mean_shadow->Set(shadow / scores);
 }
 
 void Metrics::observe_block(int64_t rows, int64_t padding, int64_t expired) {

@@ -17,6 +17,7 @@
 #include <string>
 #include <string_view>
 
+#include "divergence.h"
 #include "refusal.h"
 #include "version_state.h"
 
@@ -37,6 +38,14 @@ inline constexpr std::array<std::string_view, 8> kOutcomeNames{
     "OK",        "CANCELLED",          "INVALID_ARGUMENT", "DEADLINE_EXCEEDED",
     "NOT_FOUND", "RESOURCE_EXHAUSTED", "INTERNAL",         "UNAVAILABLE"};
 
+// What became of an answered request that a shadow was to score again.
+enum class ShadowResult {
+  kCompared,
+  kDropped,  // there was no time, or the shadow was taken away
+  kFailed,   // the shadow refuses what the stable version has answered, or its code failed
+};
+inline constexpr std::array<std::string_view, 3> kShadowResultNames{"compared", "dropped", "failed"};
+
 // The series of one scenario. Thread-safe; lives as long as the Metrics.
 struct ScenarioMetrics {
   std::array<prometheus::Counter*, kOutcomeNames.size()> requests;
@@ -49,11 +58,19 @@ struct ScenarioMetrics {
   prometheus::Counter* loads;
   prometheus::Gauge* weight_bytes;
   prometheus::Gauge* created;
+  std::array<prometheus::Counter*, kShadowResultNames.size()> shadow_requests;
+  prometheus::Histogram* shadow_difference;
+  prometheus::Gauge* shadow_difference_max;
+  prometheus::Gauge* shadow_mean_stable;
+  prometheus::Gauge* shadow_mean_shadow;
   prometheus::Histogram* request_seconds;
   prometheus::Histogram* queue_seconds;
   prometheus::Histogram* transform_seconds;
   prometheus::Histogram* compute_seconds;
 
+  // What one request added, and what it is in all for the two versions that are compared now.
+  void diverged(const DivergenceStep& step, const DivergenceFigures& figures);
+  prometheus::Counter& shadow(ShadowResult result) { return *shadow_requests[static_cast<size_t>(result)]; }
   prometheus::Counter& canary(Outcome outcome) { return *canary_requests[static_cast<size_t>(outcome)]; }
   prometheus::Counter& outcome(Outcome outcome) { return *requests[static_cast<size_t>(outcome)]; }
 };
@@ -102,11 +119,15 @@ class Metrics {
   prometheus::Family<prometheus::Counter>& steps_;
   prometheus::Family<prometheus::Counter>& canary_requests_;
   prometheus::Family<prometheus::Counter>& rollbacks_;
+  prometheus::Family<prometheus::Counter>& shadow_requests_;
   prometheus::Family<prometheus::Counter>& control_;
   prometheus::Family<prometheus::Gauge>& weight_bytes_;
   prometheus::Family<prometheus::Gauge>& created_;
+  prometheus::Family<prometheus::Gauge>& shadow_difference_max_;
+  prometheus::Family<prometheus::Gauge>& shadow_mean_;
   prometheus::Family<prometheus::Gauge>& kernels_;
   prometheus::Family<prometheus::Gauge>& certificate_expiry_;
+  prometheus::Family<prometheus::Histogram>& shadow_difference_;
   prometheus::Family<prometheus::Histogram>& request_seconds_;
   prometheus::Family<prometheus::Histogram>& queue_seconds_;
   prometheus::Family<prometheus::Histogram>& transform_seconds_;

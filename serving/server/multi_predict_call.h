@@ -11,6 +11,7 @@ class MultiPredictCall final : public UnaryCall {
   MultiPredictCall(ServerState& state, std::shared_ptr<rpc::Stream> stream);
 
  private:
+  MessageKind kind() const override { return MessageKind::kMultiPredict; }
   void decode() override;
   void respond() noexcept override;
 

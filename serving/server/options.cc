@@ -128,6 +128,11 @@ Options parse_options(int argc, const char* const* argv, std::optional<int>& exi
   app.add_option("--keep-warm", options.keep_warm,
                  "Whether the version before the current one stays in memory, so that a rollback needs no load");
   add_canary_options(app, options.canary);
+  app.add_option(
+         "--shadow-queue-bytes", options.shadow_queue_bytes,
+         "Most bytes of answered requests that wait to be scored again by shadows; beyond them they are dropped "
+         "and counted. 0: no shadows")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
   app.add_option("--drain-seconds", options.drain_seconds,
                  "On SIGTERM, how long requests in flight may take before they are cancelled")
       ->check(CLI::Range(0, 3600));

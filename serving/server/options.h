@@ -34,7 +34,8 @@ struct Options {
   int poll_ms = 50;
   bool keep_warm = true;
   CanaryRules canary{};
-  int64_t memory_limit = 0;  // bytes of weights; set to what the machine allows when not given
+  int64_t shadow_queue_bytes = int64_t{16} << 20;  // 0: no shadows
+  int64_t memory_limit = 0;                        // bytes of weights; set to what the machine allows when not given
   int drain_seconds = 20;
   std::filesystem::path port_file;  // empty: none
   std::string log_level = "info";

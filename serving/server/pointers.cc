@@ -17,7 +17,8 @@ Pointer<T> pointer(Read read) {
 }  // namespace
 
 PointerReader::Stamps PointerReader::stamps(const std::string& scenario) const {
-  return {stamp_of(registry_.current_file(scenario)), stamp_of(registry_.label_file(scenario, kCanary))};
+  return {stamp_of(registry_.current_file(scenario)), stamp_of(registry_.label_file(scenario, kCanary)),
+          stamp_of(registry_.label_file(scenario, kShadow))};
 }
 
 bool PointerReader::is_young(const FileStamp& stamp) const {
@@ -34,8 +35,9 @@ const Pointers& PointerReader::read(const std::string& scenario) {
   seen.pointers = {
       .current = pointer<std::string>([&] { return registry_.current(scenario); }),
       .canary = pointer<Label>([&] { return registry_.label(scenario, kCanary); }),
+      .shadow = pointer<Label>([&] { return registry_.label(scenario, kShadow); }),
   };
-  const bool failed = seen.pointers.current.error || seen.pointers.canary.error;
+  const bool failed = seen.pointers.current.error || seen.pointers.canary.error || seen.pointers.shadow.error;
   seen.settled = !failed && std::ranges::none_of(now, [this](const FileStamp& stamp) { return is_young(stamp); });
   return seen.pointers;
 }

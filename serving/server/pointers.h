@@ -1,5 +1,5 @@
-// What a scenario's `current` and its label canary hold, read again only when one of the files has changed: a look at a
-// scenario at rest is two stat(2) calls, so hundreds of scenarios can be looked at twenty times a second.
+// What a scenario's `current` and its labels hold, read again only when one of the files has changed: a look at a
+// scenario at rest is three stat(2) calls, so hundreds of scenarios can be looked at twenty times a second.
 #pragma once
 
 #include <array>
@@ -25,6 +25,7 @@ struct Pointer {
 struct Pointers {
   Pointer<std::string> current;
   Pointer<Label> canary;
+  Pointer<Label> shadow;
 };
 
 // Not thread-safe.
@@ -39,7 +40,7 @@ class PointerReader {
   const Pointers& read(const std::string& scenario);
 
  private:
-  using Stamps = std::array<FileStamp, 2>;
+  using Stamps = std::array<FileStamp, 3>;
   struct Seen {
     Stamps stamps;
     // Whether the stamps tell the next change apart for sure. Not while a file is young: it may change again within the

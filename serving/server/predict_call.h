@@ -13,6 +13,7 @@ class PredictCall final : public UnaryCall {
 
  private:
   std::string_view peek() override { return first_text(request_bytes_, arena_); }
+  MessageKind kind() const override { return MessageKind::kPredict; }
   void decode() override;
   void respond() noexcept override;
 

@@ -3,7 +3,7 @@
 //   <root>/templates/<name>/<abi_hash>/<target>/{manifest.json, model.pt2}
 //   <root>/scenarios/<scenario>/versions/<version>/{manifest.json, manifest.sha256, weights.safetensors}
 //   <root>/scenarios/<scenario>/current        "<version>\n", replaced atomically
-//   <root>/scenarios/<scenario>/labels/canary  {"version", "percent"}, replaced atomically; absent: none
+//   <root>/scenarios/<scenario>/labels/{canary,shadow}  {"version", "percent"}, replaced atomically; absent: none
 #pragma once
 
 #include <filesystem>
@@ -23,6 +23,7 @@ struct Label {
 };
 inline constexpr std::string_view kStable = "stable";  // the label of what `current` names
 inline constexpr std::string_view kCanary = "canary";
+inline constexpr std::string_view kShadow = "shadow";
 
 // Stateless but for the root; thread-safe.
 class Registry {

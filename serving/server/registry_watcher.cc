@@ -114,7 +114,9 @@ void RegistryWatcher::visit(const std::string& name, const std::stop_token& stop
   } else if (!scenario.refusal || !still_refused(*scenario.refusal, *version)) {
     if (serve(name, *version, either.get_token(), true) == Loaded::kStopped) return;
   }
-  if (!scenario.serving.empty()) follow_canary(name, scenario, pointers.canary, either.get_token());
+  if (scenario.serving.empty()) return;
+  follow_canary(name, scenario, pointers.canary, either.get_token());
+  if (rules_.shadows) follow_shadow(name, scenario, pointers.shadow, either.get_token());
 }
 
 RegistryWatcher::Scenario& RegistryWatcher::known(const std::string& name) {

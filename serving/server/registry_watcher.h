@@ -1,6 +1,6 @@
 // Keeps the scenario store equal to the registry: polls every scenario's `current` and labels, and loads what changed.
 //
-// Polling, not inotify: registries live on network file systems too, and a look at a scenario at rest is two stat(2)
+// Polling, not inotify: registries live on network file systems too, and a look at a scenario at rest is three stat(2)
 // calls (pointers.h).
 #pragma once
 
@@ -61,8 +61,10 @@ class WatchObserver {
 // - The version that was served before stays resident (kWarm), so that to go back needs no load. Those that have been
 //   warm for longest are given up when a load needs their memory; what then does not fit is refused (kMemory).
 // - A canary is loaded and answers its share beside the stable version, until an alarm (CanaryMonitor) takes it out of
-//   service: then it stays out until the label names another version or is taken away, or kLoad. While a scenario is
-//   pinned or unloaded it has no canary.
+//   service: then it stays out until the label names another version or is taken away, or kLoad.
+// - A shadow is loaded where there is memory that nobody else uses, and gives it back when another version needs it:
+//   before those that are warm. It is tried again as what was refused for kMemory is.
+// - While a scenario is pinned or unloaded it has neither canary nor shadow.
 // - Commands are done between two scenarios of a scan; to roll back interrupts a load that the registry asked for.
 //   `current` is not looked at while a scenario is pinned or unloaded by one. What commands decided ends with the
 //   process.
@@ -73,6 +75,7 @@ class RegistryWatcher {
     bool keep_warm = true;
     int64_t memory_limit = 0;  // bytes of weights; 0: none
     CanaryRules canary{};
+    bool shadows = true;  // whether they are loaded
   };
   // Where versions live, besides the watcher's own hold on them.
   struct Places {
@@ -119,7 +122,9 @@ class RegistryWatcher {
   // What a label names, and what became of it.
   struct Labelled {
     std::optional<Label> asked;
-    std::unique_ptr<Refusal> refusal;        // of what it names; with an empty version of the file itself
+    std::unique_ptr<Refusal> refusal;  // of what it names; with an empty version of the file itself
+  };
+  struct Canary : Labelled {
     std::string withdrawn;                   // the version of it that an alarm took out of service
     std::shared_ptr<CanaryMonitor> monitor;  // of the version that answers now
     std::string compared_with;               // the stable version that `monitor` compares it with
@@ -134,9 +139,12 @@ class RegistryWatcher {
     bool unloaded = false;
     std::unique_ptr<Refusal> refusal;          // of what the registry names
     std::map<std::string, Resident> resident;  // by version
-    Labelled canary;
+    Canary canary;
+    Labelled shadow;
+    std::shared_ptr<const ShadowRoute> shadow_route;  // what the store has; null: none
   };
   enum class Loaded { kYes, kRefused, kStopped };
+  enum class Room { kMake, kFree };  // for a load: at the expense of who is warm or a shadow, or what is free alone
 
   void visit(const std::string& name, const std::stop_token& stop);
   void pointer_missing(const std::string& name, Scenario& scenario);
@@ -152,23 +160,35 @@ class RegistryWatcher {
   // Residence: see registry_watcher_residence.cc.
   // Makes `version` resident. `fresh`: it was not before. Fills `refusal` for kRefused.
   Loaded load(const std::string& name, const std::string& version, const std::stop_token& stop, bool& fresh,
-              std::unique_ptr<Refusal>& refusal);
+              std::unique_ptr<Refusal>& refusal, Room room = Room::kMake);
   // Gives every resident version the state that its role asks for, and lets go of those without one.
   void settle(const std::string& name, Scenario& scenario);
   // Lets go of a resident version; `cause`: why it was taken out of service, if something was wrong with it.
   void release(Scenario& scenario, std::map<std::string, Resident>::iterator resident, const std::string& cause = {});
-  bool make_room(int64_t bytes);
-  bool give_up_warm();  // the one that has been for longest; false: there is none
+  bool make_room(int64_t bytes, Room room);
+  bool give_up_shadow();  // any; false: there is none
+  bool give_up_warm();    // the one that has been for longest; false: there is none
 
   // Labels: see registry_watcher_labels.cc.
+  // Takes over what the file of a label says. True when it names another version than before, or none.
+  bool read_label(const std::string& name, Scenario& scenario, std::string_view label, const Pointer<Label>& pointer,
+                  Labelled& labelled);
+  // Makes the version that it names resident. True when it has become so.
+  bool load_labelled(const std::string& name, Scenario& scenario, std::string_view label, Labelled& labelled,
+                     const std::stop_token& stop, Room room);
+  void refuse_labelled(const std::string& name, const Scenario& scenario, std::string_view label, Labelled& labelled,
+                       Refusal refusal);
+  // The version that it names, if that is resident and not the stable one; null otherwise.
+  static const Resident* beside_stable(const Scenario& scenario, const Labelled& labelled);
   void follow_canary(const std::string& name, Scenario& scenario, const Pointer<Label>& pointer,
                      const std::stop_token& stop);
-  bool load_canary(const std::string& name, Scenario& scenario, const std::stop_token& stop);
-  void refuse_canary(const std::string& name, Scenario& scenario, std::unique_ptr<Refusal> refusal);
+  void follow_shadow(const std::string& name, Scenario& scenario, const Pointer<Label>& pointer,
+                     const std::stop_token& stop);
   void withdraw_canary(const std::string& name, Scenario& scenario, const Alarm& alarm);
   // The version that answers for the canary; null: none.
   static const Resident* active_canary(const Scenario& scenario);
   void set_routes(const std::string& name, Scenario& scenario);
+  void set_shadow(const std::string& name, Scenario& scenario);
 
   // Commands: see registry_watcher_commands.cc.
   void run_commands(const std::stop_token& stop);

@@ -118,6 +118,7 @@ CommandOutcome RegistryWatcher::load_version(const std::string& name, const std:
   }
   scenario.pinned = true;
   scenario.canary = {};
+  scenario.shadow = {};
   settle(name, scenario);
   scenario.refusal.reset();
   store_.clear_refusal(name);
@@ -136,6 +137,7 @@ CommandOutcome RegistryWatcher::unload(const std::string& name) {
   show(name, scenario);
   store_.withdraw(name);
   scenario.canary = {};
+  scenario.shadow = {};
   settle(name, scenario);
   observer_.unloaded(name);
   log::info("snapshot_unloaded", {{"scenario", name}, {"version", version}});

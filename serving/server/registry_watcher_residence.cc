@@ -19,13 +19,13 @@ std::string mebibytes(int64_t bytes) { return std::to_string((bytes + (1 << 20) 
 
 RegistryWatcher::Loaded RegistryWatcher::load(const std::string& name, const std::string& version,
                                               const std::stop_token& stop, bool& fresh,
-                                              std::unique_ptr<Refusal>& refusal) {
+                                              std::unique_ptr<Refusal>& refusal, Room room) {
   if (scenarios_[name].resident.contains(version)) return Loaded::kYes;
   fresh = true;
   const Lifecycle::Id id = lifecycle_.discover(name, version);
   lifecycle_.move(id, VersionState::kVerifying);
   auto admit = [&](int64_t resident, int64_t passing) {
-    if (!make_room(resident + passing)) {
+    if (!make_room(resident + passing, room)) {
       throw Refused(Reason::kMemory, "scenario " + quote(name) + " version " + version + ": needs " +
                                          mebibytes(resident + passing) + " of memory for weights; " +
                                          mebibytes(lifecycle_.resident_bytes()) + " are in use and the limit is " +
@@ -65,12 +65,15 @@ RegistryWatcher::Loaded RegistryWatcher::load(const std::string& name, const std
 void RegistryWatcher::settle(const std::string& name, Scenario& scenario) {
   set_routes(name, scenario);  // before what they leave is let go of
   const Resident* canary = active_canary(scenario);
+  const Resident* shadow = beside_stable(scenario, scenario.shadow);
   for (auto next = scenario.resident.begin(); next != scenario.resident.end();) {
     auto at = next++;
     auto& [version, resident] = *at;
     const VersionState state = lifecycle_.state(resident.id);
-    if (version == scenario.serving || &resident == canary) {
-      lifecycle_.set_label(resident.id, version == scenario.serving ? kStable : kCanary);
+    if (version == scenario.serving || &resident == canary || &resident == shadow) {
+      lifecycle_.set_label(resident.id, version == scenario.serving ? kStable
+                                        : &resident == canary       ? kCanary
+                                                                    : kShadow);
       if (state == VersionState::kWarm) lifecycle_.move(resident.id, VersionState::kServing);
     } else if (version == scenario.previous && rules_.keep_warm && !scenario.unloaded) {
       if (state == VersionState::kServing) {
@@ -89,15 +92,33 @@ void RegistryWatcher::release(Scenario& scenario, std::map<std::string, Resident
   scenario.resident.erase(resident);  // freed by the reaper, now or when the last request that uses it is done
 }
 
-bool RegistryWatcher::make_room(int64_t bytes) {
+bool RegistryWatcher::make_room(int64_t bytes, Room room) {
   if (rules_.memory_limit == 0) return true;
   auto fits = [&] { return lifecycle_.resident_bytes() + bytes <= rules_.memory_limit; };
   while (!fits()) {
     reaper_.wait_idle(kFreeing);
     if (fits()) break;
-    if (!give_up_warm()) return false;
+    if (room == Room::kFree || (!give_up_shadow() && !give_up_warm())) return false;
   }
   return true;
+}
+
+bool RegistryWatcher::give_up_shadow() {
+  for (auto& [name, scenario] : scenarios_) {
+    const Resident* shadow = beside_stable(scenario, scenario.shadow);
+    if (shadow == nullptr || shadow == active_canary(scenario)) continue;
+    const std::string version = scenario.shadow.asked->version;
+    const std::string message = "its memory was needed for another version";
+    // Before it is let go of: the store refers to it. It is loaded again when there is memory.
+    refuse_labelled(
+        name, scenario, kShadow, scenario.shadow,
+        {.version = version, .message = message, .reason = Reason::kMemory, .files = {}, .when = Clock::now()});
+    scenario.shadow_route.reset();
+    store_.set_shadow(name, nullptr);
+    release(scenario, scenario.resident.find(version), message);
+    return true;
+  }
+  return false;
 }
 
 bool RegistryWatcher::give_up_warm() {

@@ -18,6 +18,33 @@ std::string_view state_name(ScenarioState state) {
   return "UNAVAILABLE";
 }
 
+namespace {
+
+void fill_shadow(const ShadowRoute& route, v1::ShadowStatus& out) {
+  const DivergenceFigures figures = route.divergence->figures();
+  out.set_version(route.shadow->version);
+  out.set_compared_with(route.compared_with);
+  out.set_percent(route.percent);
+  out.set_compared(figures.compared);
+  out.set_dropped(figures.dropped);
+  out.set_failed(figures.failed);
+  out.set_failure(figures.failure);
+  out.set_rows(figures.rows);
+  const double rows = figures.rows == 0 ? 1 : static_cast<double>(figures.rows);
+  for (const TaskDivergence& task : figures.tasks) {
+    v1::TaskDivergence* each = out.add_tasks();
+    each->set_task(task.task);
+    each->set_mean_difference(task.sum_difference / rows);
+    each->set_max_difference(task.max_difference);
+    each->set_mean_stable(task.sum_stable / rows);
+    each->set_mean_shadow(task.sum_shadow / rows);
+  }
+  for (double bound : kDifferenceBounds) out.add_bounds(bound);
+  for (int64_t count : figures.differences) out.add_counts(count);
+}
+
+}  // namespace
+
 void fill_status(const ScenarioStatus& status, const std::vector<VersionStatus>& versions, v1::ScenarioStatus& out) {
   out.set_scenario(status.scenario);
   out.set_version(status.version);
@@ -27,6 +54,7 @@ void fill_status(const ScenarioStatus& status, const std::vector<VersionStatus>&
   out.set_abi_hash(status.abi_hash);
   out.set_weight_bytes(status.weight_bytes);
   out.set_loads(status.loads);
+  if (status.shadow) fill_shadow(*status.shadow, *out.mutable_shadow());
   for (const VersionStatus& version : versions) {
     v1::VersionStatus* each = out.add_versions();
     each->set_version(version.version);

@@ -15,13 +15,19 @@ std::shared_ptr<const LoadedSnapshot> ScenarioStore::find(std::string_view scena
 ScenarioStore::Served ScenarioStore::served(std::string_view scenario) const {
   std::lock_guard lock(mutex_);
   auto it = entries_.find(scenario);
-  return it == entries_.end() ? Served{} : Served{it->second.snapshot, it->second.labels};
+  return it == entries_.end() ? Served{} : Served{it->second.snapshot, it->second.labels, it->second.shadow};
 }
 
 void ScenarioStore::set_labels(const std::string& scenario, std::shared_ptr<const LabelRoutes> labels) {
   std::shared_ptr<const LabelRoutes> replaced;  // dropped outside the lock
   std::lock_guard lock(mutex_);
   replaced = std::exchange(entries_[scenario].labels, std::move(labels));
+}
+
+void ScenarioStore::set_shadow(const std::string& scenario, std::shared_ptr<const ShadowRoute> shadow) {
+  std::shared_ptr<const ShadowRoute> replaced;  // dropped outside the lock
+  std::lock_guard lock(mutex_);
+  replaced = std::exchange(entries_[scenario].shadow, std::move(shadow));
 }
 
 ScenarioStatus ScenarioStore::describe(const std::string& scenario, const Entry& entry) {
@@ -35,7 +41,8 @@ ScenarioStatus ScenarioStore::describe(const std::string& scenario, const Entry&
                         .refused_reason = entry.refused_reason,
                         .abi_hash = {},
                         .loads = entry.loads,
-                        .control = entry.control};
+                        .control = entry.control,
+                        .shadow = entry.shadow};
   if (entry.snapshot) {
     status.version = entry.snapshot->version;
     status.abi_hash = entry.snapshot->abi_hash;

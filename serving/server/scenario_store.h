@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "label_routes.h"
+#include "shadow_route.h"
 #include "snapshot.h"
 
 namespace smt::server {
@@ -37,6 +38,7 @@ struct ScenarioStatus {
   int64_t weight_bytes = 0;
   int64_t loads = 0;
   ScenarioControl control;
+  std::shared_ptr<const ShadowRoute> shadow;  // null: none
 };
 
 // Thread-safe. Readers (serving threads) hold the lock for a map look-up and a reference count; writers (the watcher
@@ -51,6 +53,7 @@ class ScenarioStore {
   struct Served {
     std::shared_ptr<const LoadedSnapshot> stable;
     std::shared_ptr<const LabelRoutes> labels;
+    std::shared_ptr<const ShadowRoute> shadow;
   };
   Served served(std::string_view scenario) const;
 
@@ -71,6 +74,8 @@ class ScenarioStore {
   void clear_refusal(const std::string& scenario);
   // From this moment on for every new request. Null: no label names a version besides the stable one.
   void set_labels(const std::string& scenario, std::shared_ptr<const LabelRoutes> labels);
+  // The same for the version that scores again what the stable one answers. Null: none.
+  void set_shadow(const std::string& scenario, std::shared_ptr<const ShadowRoute> shadow);
   // For status() alone; find() does not look at it.
   void set_control(const std::string& scenario, ScenarioControl control);
   // Takes the scenario's snapshot out of service and returns it (null: there was none), as publish() does.
@@ -82,6 +87,7 @@ class ScenarioStore {
   struct Entry {
     std::shared_ptr<const LoadedSnapshot> snapshot;
     std::shared_ptr<const LabelRoutes> labels;
+    std::shared_ptr<const ShadowRoute> shadow;
     bool loading = false;
     std::string refused_version;
     std::string refused_reason;

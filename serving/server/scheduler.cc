@@ -311,18 +311,29 @@ bool Scheduler::take_inline(std::span<Work* const> works, Block& block, std::vec
 
 void Scheduler::cancel(Work* work) {
   std::vector<Work*> ended;
+  bool idle = false;
   {
     std::lock_guard lock(mutex_);
     // A client also resets a call whose deadline passed.
     Drop reason = Clock::now() >= work->deadline ? Drop::kExpired : Drop::kCancelled;
     if (work->queued_) drop(work, reason, ended);
+    idle = idle_for_somebody();
   }
+  if (idle) idle_.notify_one();
   for (Work* gone : ended) gone->conclude();
 }
 
 size_t Scheduler::waiting() const {
   std::lock_guard lock(mutex_);
   return waiting_works_;
+}
+
+bool Scheduler::wait_idle(const std::stop_token& stop) {
+  std::unique_lock lock(mutex_);
+  ++idlers_;
+  const bool found = idle_.wait(lock, stop, [this] { return idle(); }) && !stop.stop_requested();
+  --idlers_;
+  return found;
 }
 
 // Rows of the next block: all that waits when the other workers are busy, otherwise a share of it.
@@ -413,14 +424,17 @@ void Scheduler::compute(Block& block, BatchRunner& runner) {
   }
   bool more = false;
   bool last = false;
+  bool idle = false;
   {
     std::lock_guard lock(mutex_);
     --running_;
+    idle = idle_for_somebody();
     last = stopped_ && running_ == 0;
     if (timing.rows > 0) costs_[binary].observe(timing.rows, timing.transform_seconds + timing.compute_seconds);
     more = !active_.empty();
   }
   if (more) available_.notify_one();
+  if (idle) idle_.notify_one();
   if (last) ended_.notify_all();
 }
 
@@ -432,14 +446,17 @@ void Scheduler::work() {
     block.clear();
     ended.clear();
     bool more = false;
+    bool idle = false;
     {
       std::unique_lock lock(mutex_);
       available_.wait(lock, [this] { return stopped_ || (!active_.empty() && running_ < limits_.workers); });
       if (stopped_) return;  // stop() drops what is left
       take(block, ended);
       more = running_ < limits_.workers && !active_.empty();
+      idle = idle_for_somebody();
     }
     if (more) available_.notify_one();
+    if (idle) idle_.notify_one();
     for (Work* work : ended) work->conclude();
     if (!block.parts.empty()) compute(block, runner);
   }

@@ -22,6 +22,7 @@
 #include <mutex>
 #include <set>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -76,6 +77,10 @@ class Scheduler {
 
   size_t waiting() const;  // works with rows not handed out
 
+  // Returns true as soon as no work waits and a worker is idle: when there is time for what nobody waits for. False
+  // when `stop` is requested.
+  bool wait_idle(const std::stop_token& stop);
+
   // Refuses new works, concludes the waiting ones with kShutdown, waits for the running ones. Idempotent, not from a
   // worker.
   void stop();
@@ -102,6 +107,9 @@ class Scheduler {
   void drop(Work* work, Drop reason, std::vector<Work*>& ended);
   void drop_dead(ScenarioQueue& queue, Clock::time_point now, std::vector<Work*>& ended);
   Drop dead(const Work* work, Clock::time_point now) const;
+  bool idle() const { return waiting_works_ == 0 && running_ < limits_.workers; }
+  // Whether somebody has to be told, through idle_, that there is time. To be asked after what may have made it so.
+  bool idle_for_somebody() const { return idlers_ > 0 && idle(); }
   int64_t block_limit() const;
   double wait_seconds(const ScenarioQueue& queue) const;
   CostModel& cost(const Work* work) { return costs_[work->snapshot->binary.get()]; }
@@ -125,6 +133,7 @@ class Scheduler {
   mutable std::mutex mutex_;
   std::condition_variable available_;  // workers wait for a block to take
   std::condition_variable ended_;      // stop() waits for the last block
+  std::condition_variable_any idle_;   // wait_idle()
   std::map<std::string, std::unique_ptr<ScenarioQueue>, std::less<>> queues_;
   std::map<std::string, ScenarioPolicy, std::less<>> policies_;
   ScenarioPolicy fallback_;
@@ -137,6 +146,7 @@ class Scheduler {
   size_t waiting_works_ = 0;
   size_t waiting_bytes_ = 0;
   size_t running_ = 0;  // blocks being computed; <= limits_.workers
+  size_t idlers_ = 0;   // threads in wait_idle()
   bool stopped_ = false;
 
   std::vector<std::thread> threads_;

@@ -92,6 +92,20 @@ ScoringCall::ScoringCall(ServerState& state, Clock::time_point deadline, size_t 
 // orders that too, between the answer and the end of the call, but ThreadSanitizer does not see into that library.
 ScoringCall::~ScoringCall() { static_cast<void>(left_.load(std::memory_order_acquire)); }
 
+void ScoringCall::offer_to_shadows() noexcept {
+  for (const auto& target : targets_) {
+    if (!target->shadow || target->failure || target->scores.empty()) continue;
+    try {
+      state_.shadows.offer({.route = target->shadow,
+                            .request = keep(),
+                            .scores = std::move(target->scores),
+                            .metrics = target->metrics});
+    } catch (const std::bad_alloc&) {
+      target->metrics->shadow(ShadowResult::kDropped).Increment();
+    }
+  }
+}
+
 Target& ScoringCall::add_target() { return *targets_.emplace_back(std::make_unique<Target>(*this)); }
 
 void ScoringCall::start() noexcept {
@@ -214,6 +228,7 @@ void ScoringCall::choose_version(Target& target) {
     target.arm = canary ? Arm::kCanary : Arm::kStable;
     target.monitor = labels->monitor;
   }
+  if (!canary && served.shadow && sampled(served.shadow->percent)) target.shadow = std::move(served.shadow);
   target.snapshot = canary ? labels->canary : std::move(served.stable);
   if (!target.version.empty() && target.version != target.snapshot->version) {
     throw Failure{Outcome::kNotFound, target.where + target.names.version + ": " + quote(target.version) +

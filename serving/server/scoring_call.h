@@ -13,6 +13,7 @@
 #include "failure.h"
 #include "metrics.h"
 #include "server_state.h"
+#include "shadow_scorer.h"
 #include "work.h"
 
 namespace smt::server {
@@ -46,6 +47,8 @@ class Target final : public Work {
   Arm arm = Arm::kStable;
   std::shared_ptr<CanaryMonitor> monitor;  // null: it named its version, or there is no canary
   ScenarioMetrics* metrics = nullptr;      // of the scenario, or of "_unknown"
+  // When it answered for the stable version and chance gave the request to a shadow as well; null: not.
+  std::shared_ptr<const ShadowRoute> shadow;
 
   void concluded(Drop drop) noexcept override;
   bool cancelled() const noexcept override;
@@ -97,6 +100,11 @@ class ScoringCall {
   virtual void refuse(const Failure& failure) noexcept = 0;
   // W3C trace context as the client sent it; asked for only when a line is logged.
   virtual std::string trace_parent() const { return {}; }
+
+  // The request, for shadows; null where the protocol has none to give. After the answer was sent.
+  virtual std::unique_ptr<AnsweredRequest> keep() const { return nullptr; }
+  // Gives what was answered to the shadows that are to score it again. Last of all.
+  void offer_to_shadows() noexcept;
 
   Target& add_target();
   std::vector<std::unique_ptr<Target>>& targets() { return targets_; }

@@ -23,8 +23,8 @@ constexpr std::chrono::milliseconds kFinish{500};
 constexpr std::chrono::milliseconds kLook{1};
 
 BinaryOpener aoti_opener(const Registry& registry, int workers) {
-  // One instance per worker, and one for the watcher's trial rows.
-  return [registry, instances = static_cast<size_t>(workers) + 1](const std::filesystem::path& dir,
+  // One instance per worker, one for the watcher's trial rows and one for shadows.
+  return [registry, instances = static_cast<size_t>(workers) + 2](const std::filesystem::path& dir,
                                                                   BinaryManifest manifest) {
     return open_aoti_binary(dir, registry.shown(dir / "manifest.json"), std::move(manifest), instances);
   };
@@ -37,7 +37,10 @@ Scheduler::Limits scheduler_limits(const Options& options) {
 }
 
 RegistryWatcher::Rules watcher_rules(const Options& options) {
-  return {.keep_warm = options.keep_warm, .memory_limit = options.memory_limit, .canary = options.canary};
+  return {.keep_warm = options.keep_warm,
+          .memory_limit = options.memory_limit,
+          .canary = options.canary,
+          .shadows = options.shadow_queue_bytes > 0};
 }
 
 // Threads that read and write the data port's connections: fewer than compute, since a request's transport takes a
@@ -74,6 +77,9 @@ Server::Server(const Options& options, std::stop_source stop)
             metrics_.observe_block(block.rows, block.padding, block.expired_rows);
           },
           prepare_compute_thread),
+      shadows_(scheduler_,
+               {.queue_bytes = static_cast<size_t>(options_.shadow_queue_bytes), .max_rows = options_.max_rows},
+               prepare_compute_thread),
       scheduling_(options_.scheduling),
       access_log_(options_.access_log),
       state_{.options = options_,
@@ -81,6 +87,7 @@ Server::Server(const Options& options, std::stop_source stop)
              .lifecycle = lifecycle_,
              .binaries = binaries_,
              .scheduler = scheduler_,
+             .shadows = shadows_,
              .metrics = metrics_,
              .access_log = access_log_},
       prediction_(state_),
@@ -145,6 +152,7 @@ Server::~Server() {
   control_.reset();
   listener_.reset();
   watcher_.stop();
+  shadows_.stop();
   scheduler_.stop();
 }
 
@@ -170,6 +178,7 @@ void Server::drain(int seconds) {
   watcher_.request_stop();
   state_.gate.close();
   listener_->go_away();
+  shadows_.stop();
   log::info("draining", {{"inflight", state_.gate.inside()}, {"seconds", seconds}});
   if (!state_.gate.wait_idle_until(end)) {
     log::warn("drain_timeout", {{"inflight", state_.gate.inside()}, {"waiting", scheduler_.waiting()}});

@@ -23,6 +23,7 @@
 #include "scheduling_config.h"
 #include "server_state.h"
 #include "service.h"
+#include "shadow_scorer.h"
 #include "snapshot_loader.h"
 #include "tls_credentials.h"
 
@@ -88,6 +89,7 @@ class Server : private WatchObserver {
   SnapshotLoader loader_;
   RegistryWatcher watcher_;
   Scheduler scheduler_;
+  ShadowScorer shadows_;
   SchedulingFile scheduling_;  // only the scanning thread touches it
   const AccessLog access_log_;
   ServerState state_;

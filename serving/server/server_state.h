@@ -11,6 +11,7 @@
 #include "options.h"
 #include "scenario_store.h"
 #include "scheduler.h"
+#include "shadow_scorer.h"
 
 namespace smt::server {
 
@@ -20,6 +21,7 @@ struct ServerState {
   const Lifecycle& lifecycle;
   BinaryCache& binaries;
   Scheduler& scheduler;
+  ShadowScorer& shadows;
   Metrics& metrics;
   const AccessLog& access_log;
   // Open until the drain begins; every scoring call is inside from admission until its answer is sent.

@@ -11,7 +11,7 @@ enum class VersionState {
   kVerifying,   // its manifest is read and checked, and its template binary found
   kLoading,     // there is room for it; its weights are read, checked, packed and tried
   kWarm,        // complete and resident, but no request is given to it: what a rollback goes to at once
-  kServing,     // requests are given to it, as stable or canary
+  kServing,     // requests are given to it, as stable, canary or shadow
   kDraining,    // no new request is given to it; it is freed when the last that began with it has its answer
   kUnloaded,    // freed, or given up before it was loaded. The end
   kRefused,     // it cannot be served, or was taken out of service for what it did; the reason says which. The end

@@ -104,7 +104,7 @@ def test_metrics(client: Client, server: RunningServer) -> None:
     # A name that does not exist makes no new series.
     assert counted(answers, scenario="_unknown", code="NOT_FOUND") == unknown + 3
     labels = {key for _, pairs in values() for key, _ in pairs}
-    assert labels <= {"scenario", "code", "reason", "state", "cause", "le", "quantile", "name"}
+    assert labels <= {"scenario", "code", "reason", "state", "cause", "le", "quantile", "name", "result", "of"}
     assert values()["smt_kernels_info", (("name", cpu.current()),)] == 1
     assert {dict(pairs)["scenario"] for _, pairs in values() if "scenario" in dict(pairs)} == {
         "feed",
