@@ -58,6 +58,8 @@ Metrics::Metrics()
       shadow_requests_(counter(*registry_, "smt_shadow_requests_total",
                                "Answered requests that a shadow was to score again, by scenario and result.")),
       control_(counter(*registry_, "smt_control_total", "Calls to the control listener, by method and gRPC status.")),
+      queue_requests_(gauge(*registry_, "smt_queue_requests", "Requests waiting for a worker, by scenario.")),
+      queue_rows_(gauge(*registry_, "smt_queue_rows", "Candidates waiting for a worker, by scenario.")),
       weight_bytes_(gauge(*registry_, "smt_weight_bytes", "Bytes of weights being served.")),
       created_(gauge(*registry_, "smt_snapshot_created_timestamp_seconds", "When the snapshot being served was made.")),
       shadow_difference_max_(gauge(*registry_, "smt_shadow_difference_max",
@@ -110,6 +112,8 @@ ScenarioMetrics Metrics::make(const std::string& scenario) {
   made.late_rows = &late_rows_.Add(labels);
   made.failed_seconds = &failed_seconds_.Add(labels);
   made.loads = &loads_.Add(labels);
+  made.queue_requests = &queue_requests_.Add(labels);
+  made.queue_rows = &queue_rows_.Add(labels);
   made.weight_bytes = &weight_bytes_.Add(labels);
   made.created = &created_.Add(labels);
   for (size_t i = 0; i < kShadowResultNames.size(); ++i) {

@@ -56,6 +56,8 @@ struct ScenarioMetrics {
   prometheus::Counter* late_rows;
   prometheus::Counter* failed_seconds;  // the part of request_seconds that ended in another status than OK
   prometheus::Counter* loads;
+  prometheus::Gauge* queue_requests;
+  prometheus::Gauge* queue_rows;
   prometheus::Gauge* weight_bytes;
   prometheus::Gauge* created;
   std::array<prometheus::Counter*, kShadowResultNames.size()> shadow_requests;
@@ -121,6 +123,8 @@ class Metrics {
   prometheus::Family<prometheus::Counter>& rollbacks_;
   prometheus::Family<prometheus::Counter>& shadow_requests_;
   prometheus::Family<prometheus::Counter>& control_;
+  prometheus::Family<prometheus::Gauge>& queue_requests_;
+  prometheus::Family<prometheus::Gauge>& queue_rows_;
   prometheus::Family<prometheus::Gauge>& weight_bytes_;
   prometheus::Family<prometheus::Gauge>& created_;
   prometheus::Family<prometheus::Gauge>& shadow_difference_max_;

@@ -328,6 +328,16 @@ size_t Scheduler::waiting() const {
   return waiting_works_;
 }
 
+std::vector<Scheduler::Backlog> Scheduler::backlogs() const {
+  std::lock_guard lock(mutex_);
+  std::vector<Backlog> out;
+  out.reserve(queues_.size());
+  for (const auto& [name, queue] : queues_) {
+    out.push_back({name, static_cast<int64_t>(queue->size()), queue->waiting_rows()});
+  }
+  return out;
+}
+
 bool Scheduler::wait_idle(const std::stop_token& stop) {
   std::unique_lock lock(mutex_);
   ++idlers_;

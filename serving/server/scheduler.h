@@ -76,6 +76,12 @@ class Scheduler {
   void cancel(Work* work);
 
   size_t waiting() const;  // works with rows not handed out
+  struct Backlog {
+    std::string scenario;
+    int64_t requests = 0;
+    int64_t rows = 0;  // not handed out
+  };
+  std::vector<Backlog> backlogs() const;  // of every queue
 
   // Returns true as soon as no work waits and a worker is idle: when there is time for what nobody waits for. False
   // when `stop` is requested.

@@ -104,6 +104,11 @@ Server::Server(const Options& options, std::stop_source stop)
   }
   collectable_ = metrics_.collectable([this](Metrics& metrics) {
     metrics.queue_depth().Set(static_cast<double>(scheduler_.waiting()));
+    for (const Scheduler::Backlog& queue : scheduler_.backlogs()) {
+      ScenarioMetrics& of = metrics.find(queue.scenario);
+      of.queue_requests->Set(static_cast<double>(queue.requests));
+      of.queue_rows->Set(static_cast<double>(queue.rows));
+    }
     metrics.inflight().Set(static_cast<double>(state_.gate.inside()));
     metrics.resident_bytes().Set(static_cast<double>(lifecycle_.resident_bytes()));
     if (tls_) metrics.certificate_expiry("data").Set(static_cast<double>(tls_->not_after()));

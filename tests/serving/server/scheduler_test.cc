@@ -21,6 +21,27 @@ TEST_F(SchedulerTest, ScoresAWork) {
   EXPECT_GE(one->begun(), one->arrived);
 }
 
+TEST_F(SchedulerTest, TellsWhatWaitsOfEachScenario) {
+  Scheduler& scheduler = start(1, 64);
+  auto feed = scenario("feed", 0.25F);
+  auto busy = occupy(feed);
+  auto one = work(feed, 6);
+  auto other = work(feed, 100);
+  submit(one.get());
+  submit(other.get());
+  auto idle = work(scenario("mail", 0.5F), 1);  // makes its queue
+  auto found = scheduler.backlogs();
+  ASSERT_EQ(found.size(), 2U);
+  EXPECT_EQ(found[0].scenario, "feed");
+  EXPECT_EQ(found[0].requests, 2);
+  EXPECT_EQ(found[0].rows, 106);
+  EXPECT_EQ(found[1].scenario, "mail");
+  EXPECT_EQ(found[1].requests, 0);
+  binary->open();
+  for (TestWork* each : {busy.get(), one.get(), other.get()}) EXPECT_EQ(each->fate(), Drop::kNone);
+  EXPECT_EQ(scheduler.backlogs()[0].rows, 0);
+}
+
 TEST_F(SchedulerTest, LargeWorksAreCutIntoBlocks) {
   start(1, 64);
   auto one = work(scenario("feed", 0.25F), 200);
