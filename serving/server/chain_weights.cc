@@ -44,12 +44,12 @@ void check_rows(const std::vector<int64_t>& rows, int64_t rows_below, int64_t ta
 
 class ChainReader {
  public:
-  ChainReader(const Registry& registry, const TemplateBinary& binary, std::stop_token stop)
+  ChainReader(const Registry& registry, const TemplateBinary& binary, Reading reading)
       : registry_(registry),
         binary_(binary),
         elements_(static_cast<size_t>(binary.manifest().slab_elements)),
         slab_(std::make_unique_for_overwrite<float[]>(elements_)),
-        stop_(std::move(stop)) {}
+        reading_(std::move(reading)) {}
 
   // The table goes from the file into the first rows of `slot`, which allocate() makes.
   void whole(const ChainLink& link, const std::function<std::span<float>(const std::string& shown)>& table) {
@@ -60,7 +60,7 @@ class ChainReader {
       expect(found.table_rows, link.table_rows(), shown, "rows of tensor 'table'");
       return {slab(), table(shown)};
     };
-    read_weights(path, shown, link.manifest.weights, place, stop_);
+    read_weights(path, shown, link.manifest.weights, place, reading_);
   }
 
   // Returns which rows `link` changes; `values` makes room for them.
@@ -76,7 +76,7 @@ class ChainReader {
       }
       return {slab(), values(found.rows, shown)};
     };
-    std::vector<int64_t> rows = read_delta(path, shown, link.manifest.weights, place, stop_);
+    std::vector<int64_t> rows = read_delta(path, shown, link.manifest.weights, place, reading_);
     check_rows(rows, rows_below, link.table_rows(), shown);
     return rows;
   }
@@ -99,7 +99,7 @@ class ChainReader {
   const size_t elements_;
   // On the heap, which keeps such a block from load to load: clearing fresh pages takes as long as hashing them.
   const std::unique_ptr<float[]> slab_;
-  const std::stop_token stop_;
+  const Reading reading_;
 };
 
 }  // namespace
@@ -124,8 +124,8 @@ LoadBytes bytes_of_deltas(std::span<const ChainLink> deltas, const LoadedSnapsho
 }
 
 ChainWeights read_whole(const Registry& registry, std::span<const ChainLink> chain, const TemplateBinary& binary,
-                        std::stop_token stop) {
-  ChainReader reader(registry, binary, std::move(stop));
+                        Reading reading) {
+  ChainReader reader(registry, binary, std::move(reading));
   const auto dim = static_cast<size_t>(binary.manifest().dim);
   WeightSlot slot;
   reader.whole(chain.back(), [&](const std::string& shown) {
@@ -149,9 +149,9 @@ ChainWeights read_whole(const Registry& registry, std::span<const ChainLink> cha
 }
 
 ChainWeights read_deltas(const Registry& registry, std::span<const ChainLink> deltas, const LoadedSnapshot& below,
-                         std::stop_token stop) {
+                         Reading reading) {
   const TemplateBinary& binary = *below.binary;
-  ChainReader reader(registry, binary, std::move(stop));
+  ChainReader reader(registry, binary, std::move(reading));
   std::vector<DeltaRows> changed;
   int64_t rows_below = below.table_rows();
   for (const ChainLink& link : std::ranges::reverse_view(deltas)) {

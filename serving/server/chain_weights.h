@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <stop_token>
 
+#include "pace.h"
 #include "registry.h"
 #include "row_overlay.h"
 #include "snapshot.h"
@@ -34,10 +34,10 @@ struct ChainWeights {
 
 // The whole snapshot at the end of `chain` into a table of its own, and the deltas before it on top.
 ChainWeights read_whole(const Registry& registry, std::span<const ChainLink> chain, const TemplateBinary& binary,
-                        std::stop_token stop);
+                        Reading reading);
 
 // Deltas alone, of which the last is built on `below`: their rows beside its table, of which there is no copy.
 ChainWeights read_deltas(const Registry& registry, std::span<const ChainLink> deltas, const LoadedSnapshot& below,
-                         std::stop_token stop);
+                         Reading reading);
 
 }  // namespace smt::server

@@ -59,7 +59,7 @@ std::vector<int64_t> read_rows(VerifiedFile& file, int64_t count) {
 }  // namespace
 
 std::vector<int64_t> read_delta(const std::filesystem::path& path, const std::string& shown, const FileEntry& expected,
-                                const PlaceDelta& place, std::stop_token stop) {
+                                const PlaceDelta& place, Reading reading) {
   std::vector<int64_t> rows;
   auto tensors = [&](VerifiedFile& file, const SafetensorsHeader& header) {
     DeltaShapes shapes = shapes_of(header, shown);
@@ -72,7 +72,7 @@ std::vector<int64_t> read_delta(const std::filesystem::path& path, const std::st
       }
     }
   };
-  read_verified(path, shown, expected, tensors, std::move(stop));
+  read_verified(path, shown, expected, tensors, std::move(reading));
   return rows;
 }
 

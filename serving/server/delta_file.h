@@ -5,11 +5,11 @@
 #include <filesystem>
 #include <functional>
 #include <span>
-#include <stop_token>
 #include <string>
 #include <vector>
 
 #include "manifest.h"
+#include "pace.h"
 
 namespace smt::server {
 
@@ -31,6 +31,6 @@ using PlaceDelta = std::function<DeltaPlaces(const DeltaShapes&)>;
 // none of them negative. As read_weights() in everything else; the tensors are slab [elements] F32, rows [n] U32 or
 // I64, values [n, dim] F32.
 std::vector<int64_t> read_delta(const std::filesystem::path& path, const std::string& shown, const FileEntry& expected,
-                                const PlaceDelta& place, std::stop_token stop = {});
+                                const PlaceDelta& place, Reading reading = {});
 
 }  // namespace smt::server

@@ -1,7 +1,8 @@
 #include "lifecycle.h"
 
-#include <algorithm>
+#include <set>
 #include <stdexcept>
+#include <utility>
 
 #include "text.h"
 
@@ -48,7 +49,10 @@ void Lifecycle::step(Entry& entry, VersionState to, const std::string& reason) {
   if (!reason.empty()) entry.status.reason = transform::printable(reason);
   if (to == VersionState::kServing || to == VersionState::kWarm) entry.status.reason.clear();
   if (to != VersionState::kServing) entry.status.label.clear();
-  if (!holds_weights(to)) entry.status.bytes = 0;
+  if (!holds_weights(to)) {
+    entry.bytes = {};
+    entry.status.bytes = 0;
+  }
   if (observer_) observer_({entry.scenario, entry.status, from});
 }
 
@@ -70,9 +74,11 @@ void Lifecycle::freed(Id id) {
   step(entry, entry.condemned ? VersionState::kRefused : VersionState::kUnloaded, "");
 }
 
-void Lifecycle::set_bytes(Id id, int64_t bytes) {
+void Lifecycle::set_bytes(Id id, HeldBytes bytes) {
   std::lock_guard lock(mutex_);
-  at(id).status.bytes = bytes;
+  Entry& entry = at(id);
+  entry.status.bytes = bytes.total();
+  entry.bytes = std::move(bytes);
 }
 
 void Lifecycle::set_label(Id id, std::string_view label) {
@@ -104,7 +110,13 @@ std::map<std::string, std::vector<VersionStatus>> Lifecycle::all() const {
 int64_t Lifecycle::resident_bytes() const {
   std::lock_guard lock(mutex_);
   int64_t bytes = 0;
-  for (const auto& [id, entry] : entries_) bytes += holds_weights(entry.status.state) ? entry.status.bytes : 0;
+  std::set<const void*> counted;
+  for (const auto& [id, entry] : entries_) {
+    bytes += entry.bytes.own;
+    for (const SharedBytes& shared : entry.bytes.shared) {
+      if (counted.insert(shared.owner).second) bytes += shared.bytes;
+    }
+  }
   return bytes;
 }
 

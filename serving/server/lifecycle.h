@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "held_bytes.h"
 #include "version_state.h"
 
 namespace smt::server {
@@ -18,9 +19,9 @@ struct VersionStatus {
   std::string version;
   VersionState state = VersionState::kDiscovered;
   std::chrono::system_clock::time_point since{};  // of the state
-  int64_t bytes = 0;                              // of weights, what is being loaded included; 0 once it is freed
-  std::string label;                              // stable, canary or shadow while it is served; else empty
-  std::string reason;                             // of kRefused, and of kDraining and kUnloaded where there is one
+  int64_t bytes = 0;   // of weights, what is being loaded and what it shares with others included; 0 once it is freed
+  std::string label;   // stable, canary or shadow while it is served; else empty
+  std::string reason;  // of kRefused, and of kDraining and kUnloaded where there is one
 };
 
 // Thread-safe: versions are loaded by one thread, freed by another, and looked at by those that serve.
@@ -46,14 +47,14 @@ class Lifecycle {
   // Ends draining: kRefused when drain() was given a cause, else kUnloaded.
   void drain(Id id, const std::string& cause = {});
   void freed(Id id);
-  void set_bytes(Id id, int64_t bytes);
+  void set_bytes(Id id, HeldBytes bytes);
   void set_label(Id id, std::string_view label);
 
   VersionState state(Id id) const;
   // Of the scenario's versions, oldest first.
   std::vector<VersionStatus> of(std::string_view scenario) const;
   std::map<std::string, std::vector<VersionStatus>> all() const;
-  // Bytes of weights of all versions that hold any.
+  // Bytes of weights of all versions that hold any; what several of them share is counted once.
   int64_t resident_bytes() const;
 
   static constexpr size_t kEnded = 3;
@@ -62,6 +63,7 @@ class Lifecycle {
   struct Entry {
     std::string scenario;
     VersionStatus status;
+    HeldBytes bytes{};
     bool condemned = false;  // ends as kRefused
   };
   static bool ended(const Entry& entry);

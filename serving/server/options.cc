@@ -125,6 +125,10 @@ Options parse_options(int argc, const char* const* argv, std::optional<int>& exi
          "kept for a rollback were given up. Default: what the machine or the cgroup has, minus an eighth. 0: "
          "no limit")
       ->check(CLI::NonNegativeNumber);
+  app.add_option("--load-bytes-per-second", options.load_bytes_per_second,
+                 "Most bytes of weights read in a second while requests are served, so that loading takes no more than "
+                 "that of disk and memory from them; what is loaded at the start is not held back. 0: no limit")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--keep-warm", options.keep_warm,
                  "Whether the version before the current one stays in memory, so that a rollback needs no load");
   add_canary_options(app, options.canary);

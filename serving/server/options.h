@@ -35,6 +35,7 @@ struct Options {
   bool keep_warm = true;
   CanaryRules canary{};
   int64_t shadow_queue_bytes = int64_t{16} << 20;  // 0: no shadows
+  int64_t load_bytes_per_second = 0;               // 0: no limit
   int64_t memory_limit = 0;                        // bytes of weights; set to what the machine allows when not given
   int drain_seconds = 20;
   std::filesystem::path port_file;  // empty: none

@@ -31,7 +31,7 @@ RegistryWatcher::Loaded RegistryWatcher::load(const std::string& name, const std
                                          mebibytes(lifecycle_.resident_bytes()) + " are in use and the limit is " +
                                          mebibytes(rules_.memory_limit) + " (--memory-limit)");
     }
-    lifecycle_.set_bytes(id, resident + passing);
+    lifecycle_.set_bytes(id, {.own = resident + passing, .shared = {}});
     lifecycle_.move(id, VersionState::kLoading);
   };
   TouchedFiles touched;
@@ -42,7 +42,7 @@ RegistryWatcher::Loaded RegistryWatcher::load(const std::string& name, const std
       lifecycle_.move(id, VersionState::kUnloaded, "given up while it was loaded");
       return Loaded::kStopped;
     }
-    lifecycle_.set_bytes(id, snapshot->weight_bytes());
+    lifecycle_.set_bytes(id, snapshot->held_bytes());
     lifecycle_.move(id, VersionState::kWarm);
     auto adopted = reaper_.adopt(std::move(snapshot), [this_ledger = &lifecycle_, id] { this_ledger->freed(id); });
     scenarios_[name].resident.emplace(version, Resident{.snapshot = std::move(adopted), .id = id});

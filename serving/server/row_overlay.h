@@ -36,6 +36,7 @@ class RowOverlay {
   int64_t changed_rows() const { return static_cast<int64_t>(pool_row_.size()); }
   // Of the changed rows' ranges and of the map itself.
   int64_t bytes() const;
+  std::span<const std::shared_ptr<const PoolRange>> ranges() const { return ranges_; }
 
  private:
   static constexpr int64_t kWordBits = 64;

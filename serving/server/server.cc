@@ -165,6 +165,7 @@ void Server::load(std::stop_token stop) {
   prepare_compute_thread();  // this thread scores the trial rows of the first scan
   watcher_.scan(stop);
   if (stop.stop_requested()) return;
+  loader_.keep_pace(options_.load_bytes_per_second);
   state_.ready.store(true, std::memory_order_relaxed);
   set_health("", true);
   watcher_.start(std::chrono::milliseconds(options_.poll_ms), prepare_compute_thread);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "held_bytes.h"
 #include "manifest.h"
 #include "row_overlay.h"
 #include "template_binary.h"
@@ -43,6 +44,8 @@ struct LoadedSnapshot {
   }
   // Of everything that it reads, also what it shares with other versions.
   int64_t weight_bytes() const { return weights.bytes() + (overlay ? overlay->bytes() : 0); }
+  // The same, with what other versions may hold as well told apart.
+  HeldBytes held_bytes() const;
 };
 
 }  // namespace smt::server

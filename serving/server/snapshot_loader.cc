@@ -90,8 +90,9 @@ std::shared_ptr<const LoadedSnapshot> SnapshotLoader::load_verified(const std::s
   LoadBytes bytes =
       below ? bytes_of_deltas(std::span(chain).first(deltas), *below) : bytes_of_whole(chain, binary->manifest());
   admit(bytes.resident, bytes.passing);
-  ChainWeights weights = below ? read_deltas(registry_, std::span(chain).first(deltas), *below, std::move(stop))
-                               : read_whole(registry_, chain, *binary, std::move(stop));
+  const Reading reading(std::move(stop), &pace_);
+  ChainWeights weights = below ? read_deltas(registry_, std::span(chain).first(deltas), *below, reading)
+                               : read_whole(registry_, chain, *binary, reading);
 
   LoadedSnapshot snapshot{.scenario = scenario,
                           .version = version,

@@ -11,6 +11,7 @@
 
 #include "binary_cache.h"
 #include "file_io.h"
+#include "pace.h"
 #include "registry.h"
 #include "snapshot.h"
 
@@ -34,6 +35,10 @@ class SnapshotLoader {
   std::shared_ptr<const LoadedSnapshot> load(const std::string& scenario, const std::string& version,
                                              TouchedFiles& touched, std::stop_token stop, const AdmitFunction& admit);
 
+  // From the next load on weights are read at no more than so many bytes a second; 0: as fast as it goes. Not while a
+  // load is under way.
+  void keep_pace(int64_t bytes_per_second) { pace_.keep(bytes_per_second); }
+
  private:
   std::shared_ptr<const LoadedSnapshot> load_verified(const std::string& scenario, const std::string& version,
                                                       TouchedFiles& touched, std::stop_token stop,
@@ -44,6 +49,7 @@ class SnapshotLoader {
 
   const Registry registry_;
   BinaryCache& binaries_;
+  Pace pace_;
   std::map<std::pair<std::string, std::string>, std::weak_ptr<const LoadedSnapshot>> loaded_;  // scenario, version
 };
 

@@ -59,7 +59,8 @@ class FiniteCheck {
 
 void VerifiedFile::read(std::span<std::byte> out, const std::function<void(std::span<const std::byte>)>& look) {
   while (!out.empty()) {
-    if (stop_.stop_requested()) throw Refused(Reason::kIo, file_.shown() + ": loading was interrupted by shutdown");
+    if (reading_.stop.stop_requested())
+      throw Refused(Reason::kIo, file_.shown() + ": loading was interrupted by shutdown");
     std::span<std::byte> part = out.first(std::min(out.size(), kChunk));
     if (file_.read(part) != part.size()) {
       throw Refused(Reason::kChecksum, file_.shown() + ": the file became shorter while it was read");
@@ -68,6 +69,7 @@ void VerifiedFile::read(std::span<std::byte> out, const std::function<void(std::
     if (look) look(part);
     left_ -= part.size();
     out = out.subspan(part.size());
+    if (reading_.pace != nullptr) reading_.pace->spend(part.size(), reading_.stop);
   }
 }
 
@@ -83,11 +85,11 @@ void VerifiedFile::skip_to_end() {
 }
 
 void read_verified(const std::filesystem::path& path, const std::string& shown, const FileEntry& expected,
-                   const ReadTensors& tensors, std::stop_token stop) {
+                   const ReadTensors& tensors, Reading reading) {
   try {
     InputFile file(path, shown);
     check_size(file.size(), expected, shown);
-    VerifiedFile verified(file, std::move(stop));
+    VerifiedFile verified(file, std::move(reading));
     std::optional<Refused> malformed;
     try {
       std::vector<std::byte> head(std::min(kSafetensorsPrefix, file.size()));

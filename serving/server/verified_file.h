@@ -6,12 +6,12 @@
 #include <functional>
 #include <optional>
 #include <span>
-#include <stop_token>
 #include <string>
 #include <string_view>
 
 #include "file_io.h"
 #include "manifest.h"
+#include "pace.h"
 #include "safetensors.h"
 #include "sha256.h"
 
@@ -20,7 +20,7 @@ namespace smt::server {
 // A file read front to back, every byte of it through the digest.
 class VerifiedFile {
  public:
-  VerifiedFile(InputFile& file, std::stop_token stop) : file_(file), stop_(std::move(stop)) {}
+  VerifiedFile(InputFile& file, Reading reading) : file_(file), reading_(std::move(reading)) {}
 
   // Fills `out` completely, or throws Refused: kChecksum, the file is shorter than its size promised; kIo. `look` is
   // called with each part as soon as it is there, and still in the core's cache.
@@ -34,7 +34,7 @@ class VerifiedFile {
 
  private:
   InputFile& file_;
-  std::stop_token stop_;
+  const Reading reading_;
   Sha256 digest_;
   uint64_t left_ = file_.size();
 };
@@ -44,10 +44,10 @@ using ReadTensors = std::function<void(VerifiedFile& file, const SafetensorsHead
 
 // Opens a file, reads its header, has `tensors` read the rest, and compares size and sha256 with `expected`. Throws
 // Refused: kChecksum when they differ, whatever else is wrong with the file; kWeights for a malformed header; kIo when
-// reading fails, when memory does not suffice, or when `stop` is requested; and what `tensors` throws (a kWeights of
+// reading fails, when memory does not suffice, or when it is to stop; and what `tensors` throws (a kWeights of
 // its own is reported unless the file proves damaged).
 void read_verified(const std::filesystem::path& path, const std::string& shown, const FileEntry& expected,
-                   const ReadTensors& tensors, std::stop_token stop);
+                   const ReadTensors& tensors, Reading reading);
 
 // Throws Refused(kWeights) unless the tensor is of that type and has so many dimensions.
 void expect_tensor(const TensorInfo& tensor, std::string_view dtype, size_t rank, const std::string& shown);

@@ -34,14 +34,14 @@ WeightShapes shapes_of(const SafetensorsHeader& header, const std::string& shown
 }  // namespace
 
 void read_weights(const std::filesystem::path& path, const std::string& shown, const FileEntry& expected,
-                  const PlaceWeights& place, std::stop_token stop) {
+                  const PlaceWeights& place, Reading reading) {
   auto tensors = [&](VerifiedFile& file, const SafetensorsHeader& header) {
     WeightPlaces places = place(shapes_of(header, shown));
     for (const TensorInfo& tensor : header.tensors) {
       file.read_finite(tensor.name == "slab" ? places.slab : places.table, tensor.name);
     }
   };
-  read_verified(path, shown, expected, tensors, std::move(stop));
+  read_verified(path, shown, expected, tensors, std::move(reading));
 }
 
 }  // namespace smt::server

@@ -5,10 +5,10 @@
 #include <filesystem>
 #include <functional>
 #include <span>
-#include <stop_token>
 #include <string>
 
 #include "manifest.h"
+#include "pace.h"
 
 namespace smt::server {
 
@@ -30,8 +30,8 @@ using PlaceWeights = std::function<WeightPlaces(const WeightShapes&)>;
 // Reads both tensors to where `place` says; it is called at most once. What lies there after an exception is
 // unspecified. Throws Refused: kChecksum when size or sha256 differ from `expected` (whatever else is wrong with the
 // file), kWeights when tensors are missing, superfluous, of another type or rank, or hold values that are not finite;
-// kIo when reading fails, when memory does not suffice, or when `stop` is requested; and what `place` throws.
+// kIo when reading fails, when memory does not suffice, or when it is to stop; and what `place` throws.
 void read_weights(const std::filesystem::path& path, const std::string& shown, const FileEntry& expected,
-                  const PlaceWeights& place, std::stop_token stop = {});
+                  const PlaceWeights& place, Reading reading = {});
 
 }  // namespace smt::server

@@ -198,3 +198,16 @@ def test_killed_while_it_swaps_it_starts_with_a_whole_version(
     finally:
         ended.set()
         swapping.join()
+
+
+def test_a_server_that_serves_loads_at_the_pace_that_it_is_given(
+    compiled: Compiled, template: Template, tmp_path: Path
+) -> None:
+    with Observed(compiled, template, tmp_path) as usual:
+        manifest = Registry(usual.root).snapshot("feed")
+    size = sum(file.bytes for file in manifest.files.values())
+    (tmp_path / "slow").mkdir()
+    with Observed(compiled, template, tmp_path / "slow", load_bytes_per_second=2 * size) as slow:
+        started = time.monotonic()
+        slow.wait_served(slow.publish(2))
+        assert time.monotonic() - started >= 0.5

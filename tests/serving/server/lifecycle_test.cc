@@ -97,15 +97,33 @@ TEST(Lifecycle, DrainingEndsRefusedWhenSomethingWasWrong) {
 TEST(Lifecycle, CountsTheBytesOfWhatIsResident) {
   Lifecycle ledger;
   Lifecycle::Id served = version_in(ledger, kServing, "v1");
-  ledger.set_bytes(served, 100);
+  ledger.set_bytes(served, {.own = 100, .shared = {}});
   Lifecycle::Id loading = version_in(ledger, kLoading, "v2");
-  ledger.set_bytes(loading, 30);
+  ledger.set_bytes(loading, {.own = 30, .shared = {}});
   EXPECT_EQ(ledger.resident_bytes(), 130);
   ledger.drain(served);
   EXPECT_EQ(ledger.resident_bytes(), 130) << "requests hold it";
   ledger.freed(served);
   EXPECT_EQ(ledger.resident_bytes(), 30);
   ledger.move(loading, kRefused, "damaged");
+  EXPECT_EQ(ledger.resident_bytes(), 0);
+}
+
+TEST(Lifecycle, WhatSeveralVersionsHoldIsCountedOnce) {
+  Lifecycle ledger;
+  const int table = 0;
+  const int rows = 0;
+  Lifecycle::Id base = version_in(ledger, kServing, "v1");
+  ledger.set_bytes(base, {.own = 5, .shared = {{&table, 1000}}});
+  Lifecycle::Id delta = version_in(ledger, kServing, "v2");
+  ledger.set_bytes(delta, {.own = 7, .shared = {{&table, 1000}, {&rows, 40}}});
+  EXPECT_EQ(ledger.resident_bytes(), 5 + 7 + 1000 + 40);
+  EXPECT_EQ(ledger.of("a")[1].bytes, 1047) << "all that it reads";
+  ledger.drain(base);
+  ledger.freed(base);
+  EXPECT_EQ(ledger.resident_bytes(), 7 + 1000 + 40) << "the other one holds the table still";
+  ledger.drain(delta);
+  ledger.freed(delta);
   EXPECT_EQ(ledger.resident_bytes(), 0);
 }
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <random>
 
 #include "fake_snapshot.h"
@@ -82,6 +83,29 @@ TEST_F(SnapshotDeltasTest, ADeltaOnAVersionThatIsHereSharesItsTable) {
   EXPECT_EQ(head_bias(*second), 3);
   EXPECT_EQ(second->version, version(2));
   EXPECT_GE(admitted_, kPacked + second->overlay->bytes() - first->overlay->bytes());
+}
+
+TEST_F(SnapshotDeltasTest, WhatVersionsShareIsToldApart) {
+  whole(0);
+  delta(1, {1, 4}, 2);
+  delta(2, {0, 4}, 3);
+  auto base = load(0);
+  auto first = load(1);
+  auto second = load(2);
+  const int64_t table = int64_t{4} * kTableRows * kDim;
+  const int64_t rows = int64_t{4} * 2 * kDim;  // of a delta
+  std::map<const void*, int64_t> shared;
+  for (const auto& snapshot : {base, first, second}) {
+    const HeldBytes held = snapshot->held_bytes();
+    EXPECT_EQ(held.total(), snapshot->weight_bytes());
+    EXPECT_GE(held.own, kPacked);
+    EXPECT_LT(held.own, kPacked + 100) << "its slot and its map";
+    for (const SharedBytes& each : held.shared) shared[each.owner] = each.bytes;
+  }
+  ASSERT_EQ(shared.size(), 3U) << "the table, and the rows of each delta";
+  int64_t sum = 0;
+  for (const auto& [owner, bytes] : shared) sum += bytes;
+  EXPECT_EQ(sum, table + 2 * rows);
 }
 
 TEST_F(SnapshotDeltasTest, ATableLivesAsLongAsAVersionOverIt) {

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <chrono>
 #include <cmath>
 #include <limits>
+#include <thread>
 
 #include "refused_by.h"
 #include "registry_builder.h"
@@ -168,6 +170,38 @@ TEST_F(WeightsFile, RefusesWhatIsNoFile) {
   ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
   expect_refused(
       Reason::kManifest, [&] { read_weights(path, "w", entry, Weights().place()); }, "w: not a regular file");
+}
+
+TEST_F(WeightsFile, KeepsThePaceThatItIsGiven) {
+  std::string file = weights();
+  write_file(folder_.path() / "w", file);
+  Pace pace;
+  auto seconds = [&](int64_t rate) {
+    pace.keep(rate);
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < 2; ++i) {
+      read_weights(folder_.path() / "w", "w", {"w", file.size(), sha256_hex(file)}, Weights().place(), {{}, &pace});
+    }
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  EXPECT_GE(seconds(static_cast<int64_t>(file.size()) * 10), 0.2) << "two files at ten a second";
+}
+
+TEST_F(WeightsFile, StopsWhenAskedAlsoWhileItKeepsThePace) {
+  std::string file = weights();
+  write_file(folder_.path() / "w", file);
+  Pace pace;
+  pace.keep(1);  // a byte a second
+  std::stop_source stop;
+  std::thread other([&] { stop.request_stop(); });
+  expect_refused(
+      Reason::kIo,
+      [&] {
+        read_weights(folder_.path() / "w", "w", {"w", file.size(), sha256_hex(file)}, Weights().place(),
+                     {stop.get_token(), &pace});
+      },
+      "interrupted by shutdown");
+  other.join();
 }
 
 TEST_F(WeightsFile, StopsWhenAsked) {
