@@ -26,8 +26,8 @@ demo: build/.installed  ## Train, compile, publish, serve and hot-swap four scen
 	$(BIN)/python -m examples.census.demo
 
 test: lint build/.tests-built  ## Lint, type-check, C++ tests, Python tests
-	ctest --test-dir build/tests --output-on-failure --timeout 120
-	$(BIN)/python -m pytest
+	ctest --test-dir build/cmake --output-on-failure --timeout 120
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: build/.installed build/typing  ## ruff, mypy --strict, clang-format, the documents' tables
 	$(BIN)/ruff check .
@@ -98,10 +98,10 @@ build/.installed: build/.deps pyproject.toml $(CPP_SOURCES) $(PY_SOURCES)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
 	@touch $@
 
+# In the folder that the installation was built in, so that nothing is compiled twice.
 build/.tests-built: build/.installed $(CPP_SOURCES) $(shell git ls-files 'tests/*.cc')
-	cmake -S . -B build/tests -G Ninja -DCMAKE_BUILD_TYPE=Release -DSMT_BUILD_TESTS=ON \
-	    -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python > build/tests-configure.log || { cat build/tests-configure.log; exit 1; }
-	cmake --build build/tests -j $(JOBS)
+	cmake -S . -B build/cmake -DSMT_BUILD_TESTS=ON > build/tests-configure.log || { cat build/tests-configure.log; exit 1; }
+	cmake --build build/cmake -j $(JOBS)
 	@touch $@
 
 # mypy looks at the sources under their import names, and at the generated messages beside them.

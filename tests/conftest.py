@@ -9,6 +9,10 @@ from pathlib import Path
 # Tests import each other's helpers as `tests.…`, however pytest was started.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+# pytest-xdist tells its workers how wide the terminal is; output is checked as it is where there is none.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.pop("COLUMNS", None)
+
 # Triton kernels are interpreted where there is no GPU; to be said before anything loads triton.
 if not Path("/proc/driver/nvidia").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
