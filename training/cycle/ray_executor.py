@@ -28,7 +28,8 @@ class RayExecutor:
         if not ray.is_initialized():
             import os
 
-            there = {"address": "auto"} if "RAY_ADDRESS" in os.environ else {"num_cpus": self._workers}
+            here = {"num_cpus": self._workers, "_node_ip_address": "127.0.0.1"}  # which nobody else can reach
+            there = {"address": "auto"} if "RAY_ADDRESS" in os.environ else here
             ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False, **there)
         environment = {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}}
         task = ray.remote(num_cpus=1, max_retries=2, runtime_env=environment)(_execute)
