@@ -6,6 +6,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,12 +35,22 @@ logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 # Below this size of a batch's embeddings, one thread looks them up and updates them: fbgemm's CPU kernels start a
 # parallel region or more per table, which together take longer than this much work does.
 SERIAL_BYTES = 16 << 20
-# Tables are sharded as a whole or by rows. With an optimizer that fbgemm does not fuse on CPUs they are not sharded:
-# each process has a replica, made of torch's own modules, as fbgemm gives no dense gradients on CPUs.
-SHARDINGS = ["table_wise", "row_wise"]
+# How the planner may shard a table: by rows on GPUs alone, by columns only one of 128 and more. With an optimizer that
+# fbgemm does not fuse on CPUs tables are not sharded: each process has a replica, made of torch's own modules, since
+# fbgemm gives no dense gradients on CPUs.
+CONSTRAINTS = ParameterConstraints(sharding_types=["table_wise", "row_wise", "column_wise"])
 
 # (embeddings [B, F, dim] in the order of the spec's categorical features, the batch's ids) -> embeddings
 Transform = Callable[[Tensor, KeyedJaggedTensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What a process holds of a table: weights [rows, columns], the first of which are `row` and `column` of it."""
+
+    row: int
+    column: int
+    weights: Tensor
 
 
 class ScenarioModel(nn.Module):
@@ -188,7 +199,7 @@ class ShardedModel:
         with _quiet():
             planner = EmbeddingShardingPlanner(
                 topology=Topology(world_size=world, compute_device=device.type),
-                constraints={name: ParameterConstraints(sharding_types=SHARDINGS) for name in names},
+                constraints=dict.fromkeys(names, CONSTRAINTS),
             )
             sharders: list[Any] = [sharder] if self._fused else []
             plan = planner.collective_plan(model, sharders, dist.GroupMember.WORLD)
@@ -232,16 +243,17 @@ class ShardedModel:
             group["lr"] = lr
         self.fused_optimizer.step()
 
-    def table_shards(self, gathering: bool = False) -> Iterator[tuple[CategoricalFeature, list[tuple[int, Tensor]]]]:
-        """Of each table the ranges of rows that this process holds: (first row, [rows, the table's dim])."""
+    def table_shards(self, gathering: bool = False) -> Iterator[tuple[CategoricalFeature, list[Shard]]]:
+        """Of each table what this process holds; of a replica everything, or with `gathering` on rank 0 alone."""
         with _quiet():
             state = self.dmp.state_dict()
         for index, feature in enumerate(self.spec.categorical):
             sharded = state[f"ebc.embedding_bags.{_name(index)}.weight"]
             if not isinstance(sharded, ShardedTensor):  # a replica
-                yield feature, [(0, sharded)] if dist.get_rank() == 0 or not gathering else []
+                yield feature, [Shard(0, 0, sharded)] if dist.get_rank() == 0 or not gathering else []
                 continue
-            yield feature, [(shard.metadata.shard_offsets[0], shard.tensor) for shard in sharded.local_shards()]
+            offsets = [(shard.metadata.shard_offsets, shard.tensor) for shard in sharded.local_shards()]
+            yield feature, [Shard(row, column, weights) for (row, column), weights in offsets]
 
     def table(self) -> Tensor:
         """[table_rows, dim] float32 on the CPU: the tables in the spec's order. On ranks other than 0: zeros."""
@@ -249,12 +261,15 @@ class ShardedModel:
         matrices = {feature.name: self.projections.get(_name(i)) for i, feature in enumerate(self.spec.categorical)}
         for feature, shards in self.table_shards(gathering=True):
             matrix = matrices[feature.name]
-            if matrix is not None:
-                shards = [(first, weights.detach() @ matrix.detach().T) for first, weights in shards]
-            local = [(first, weights.detach().cpu()) for first, weights in shards]
-            for first, weights in (shard for part in gather(local) for shard in part):
-                start = feature.first_row + first
-                table[start : start + len(weights)] = weights
+            local = []
+            for shard in shards:
+                weights, column = shard.weights.detach(), shard.column
+                if matrix is not None:
+                    # The columns that are elsewhere add their part.
+                    weights, column = weights @ matrix.detach()[:, column : column + weights.shape[1]].T, 0
+                local.append((feature.first_row + shard.row, column, weights.cpu()))
+            for row, column, weights in (shard for part in gather(local) for shard in part):
+                table[row : row + len(weights), column : column + weights.shape[1]] += weights
         return table
 
     def renew_tables(self, generation: int) -> None:
@@ -275,13 +290,13 @@ class ShardedModel:
         found = torch.zeros(len(rows), self.dim)
         for feature, shards in self.table_shards(gathering=True):
             local = []
-            for first, weights in shards:
-                start = feature.first_row + first
-                low, high = torch.searchsorted(rows, torch.tensor([start, start + len(weights)])).tolist()
-                picked = (rows[low:high] - start).to(weights.device)
-                local.append((low, weights.detach()[picked].cpu()))
-            for low, values in (shard for part in gather(local) for shard in part):
-                found[low : low + len(values)] = values
+            for shard in shards:
+                start = feature.first_row + shard.row
+                low, high = torch.searchsorted(rows, torch.tensor([start, start + len(shard.weights)])).tolist()
+                picked = (rows[low:high] - start).to(shard.weights.device)
+                local.append((low, shard.column, shard.weights.detach()[picked].cpu()))
+            for low, column, values in (shard for part in gather(local) for shard in part):
+                found[low : low + len(values), column : column + values.shape[1]] = values
         return found
 
     def _initialise(self, generation: int) -> None:
@@ -292,5 +307,7 @@ class ShardedModel:
             bound = 1 / math.sqrt(feature.rows)
             weights = torch.empty(feature.rows, dim).uniform_(-bound, bound, generator=generator)
             weights[:FIRST_VALUE_ROW] = 0
-            for first, shard in shards:
-                shard.detach().copy_(weights[first : first + len(shard)])
+            for shard in shards:
+                height, width = shard.weights.shape
+                part = weights[shard.row : shard.row + height, shard.column : shard.column + width]
+                shard.weights.detach().copy_(part)

@@ -37,12 +37,30 @@ for scenario, run_dir, epochs, resume in json.loads(sys.argv[1]):
         print("published what was exported")
     assert (rank == 0) == bool(published.steps), "rank 0 alone publishes"
 """
+# In front of it: tables are sharded as asked, where the planner would choose, and said to be.
+SHARDED = """
+from torchrec.distributed.planner.types import ParameterConstraints
+from torchrec.distributed.types import ShardedTensor
+from smt.training import sharded
+sharded.CONSTRAINTS = ParameterConstraints(sharding_types=["{kind}"], min_partition={columns})
+"""
+# Behind the training: how the last model's tables lie.
+REPORT = """
+import torch.distributed.checkpoint as dcp
+from pathlib import Path
+meta = dcp.FileSystemReader(sorted(Path(run_dir).glob("checkpoint/epoch-*"))[-1]).read_metadata()
+if rank == 0:
+    for name, item in sorted(meta.state_dict_metadata.items()):
+        if name.startswith("model.ebc"):
+            print("shards", json.dumps(sorted(list(chunk.offsets) for chunk in item.chunks)))
+"""
 Plan = list[tuple[str, str, int, bool]]
 
 
-def torchrun(folder: Path, plan: Plan) -> None:
+def torchrun(folder: Path, plan: Plan, before: str = "", behind: str = "") -> str:
+    """Has two processes do the plan; returns what they print."""
     script = folder / "script.py"
-    script.write_text(CODE)
+    script.write_text(before + CODE + behind)
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])  # for what tests share
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
@@ -54,6 +72,7 @@ def torchrun(folder: Path, plan: Plan) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "published what was exported" in done.stdout
+    return done.stdout
 
 
 def test_two_processes(tmp_path: Path) -> None:
@@ -115,3 +134,20 @@ def compare(one: TrainResult, two: TrainResult, rel: float) -> None:
         found = two.metrics[name]
         assert (found.rows, found.positives) == (metrics.rows, metrics.positives)
         assert found.ne == pytest.approx(metrics.ne, rel=rel)
+
+
+# By rows they are sharded on GPUs alone: TorchRec offers it for no other.
+@pytest.mark.parametrize("kind", ["table_wise", "column_wise"])
+def test_each_sharding_trains_the_same_model(kind: str, tmp_path: Path) -> None:
+    one_label = {"  - {name: buy, label: bought, weight: 0.5}\n": ""}
+    exact = {"batch_size: 128": "batch_size: 1800", "dropout: 0.1": "dropout: 0.0", "tasks: 3": "tasks: 1"}
+    scenario = make_scenario(tmp_path / "data", one_label, exact | {"dim: 4": "dim: 8"}, train=1800, valid=501)
+    before = SHARDED.format(kind=kind, columns=4)
+    out = torchrun(tmp_path, [(str(scenario.path), str(tmp_path / "two"), 3, False)], before, REPORT)
+    shards = [json.loads(line.removeprefix("shards ")) for line in out.splitlines() if line.startswith("shards ")]
+    assert shards == 4 * [[[0, 0]] if kind == "table_wise" else [[0, 0], [0, 4]]]
+    one, two = train(scenario, tmp_path / "one", epochs=3, progress=False), load_result(tmp_path / "two")
+    if kind == "table_wise":
+        same(one, two)
+    else:  # row-wise Adagrad keeps a number for each row of a shard, so that halves of a row take steps of their own
+        compare(one, two, rel=0.02)

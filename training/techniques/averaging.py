@@ -16,7 +16,7 @@ class AveragingHook(Hook):
 
     def live(self) -> list[Tensor]:
         """The model's weights themselves: writing to them changes the model."""
-        shards = [tensor for _, shards in self.run.model.table_shards() for _, tensor in shards]
+        shards = [shard.weights for _, shards in self.run.model.table_shards() for shard in shards]
         dense = [parameter.detach() for parameter in self.run.model.dense_parameters().values()]
         buffers = [buffer for buffer in self.run.model.net.buffers() if buffer.is_floating_point()]
         return [*dense, *buffers, *(shard.detach() for shard in shards)]

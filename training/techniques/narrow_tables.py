@@ -45,8 +45,8 @@ class _Narrow(Hook):
         super().begin(run)
         with torch.no_grad():
             for _, shards in run.model.table_shards():
-                for _, shard in shards:
-                    shard[:, self.dim :] = 0
+                for shard in shards:
+                    shard.weights[:, max(self.dim - shard.column, 0) :] = 0
         self._trained = (torch.arange(run.template.slots.dim, device=run.device) < self.dim).float()
         run.model.transforms.append(self._narrow)
 

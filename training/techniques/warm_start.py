@@ -61,10 +61,12 @@ class _WarmStart(Hook):
                 if feature.name not in before:
                     continue
                 rows = _rows(before[feature.name], feature)
-                for first, shard in shards:
-                    part = rows[first : first + len(shard)]
+                for shard in shards:
+                    height, width = shard.weights.shape
+                    part = rows[shard.row : shard.row + height]
                     known = part >= 0
-                    shard.detach()[known.to(shard.device)] = source.table[part[known]].to(shard.device)
+                    values = source.table[part[known], shard.column : shard.column + width]
+                    shard.weights.detach()[known.to(shard.weights.device)] = values.to(shard.weights.device)
 
 
 def _rows(before: CategoricalFeature, feature: CategoricalFeature) -> torch.Tensor:
