@@ -16,32 +16,56 @@ uint16_t to_bf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
 // The row of the source that column n of a group is.
 int64_t source_row(const Matrix& m, int64_t n) { return n % m.split * (m.n / m.split) + n / m.split; }
 
-// Calls place(element offset in the group's packed panels, n, weight) for every weight: Unit consecutive k of a column
-// lie together, Depth k make a block (0: all of k is one block). What is the same for a column, or known when this is
-// compiled, stays out of the inner loop: with divisions in it, packing takes longer than hashing what is packed.
-template <int64_t Unit, int64_t Depth, class Place>
-void for_each_weight(const Matrix& m, const float* source, Place&& place) {
-  const int64_t blocks = Depth == 0 ? 1 : (m.k + Depth - 1) / std::max<int64_t>(Depth, 1);
-  const int64_t block_k = Depth == 0 ? (m.k + 3) / 4 * 4 : Depth;
-  for (int64_t n = 0; n < m.n; ++n) {
-    const float* row = source + source_row(m, n) * m.source_k;
-    const int64_t panel = n / kPanel;
+// Weights [k0, k0 + count) of a row, with the zeros that stand where it has none: in place, or copied into `room`.
+const float* weights_at(const Matrix& m, const float* row, int64_t k0, int64_t count, float* room) {
+  if (!m.twice && k0 + count <= m.source_k) return row + k0;
+  std::fill_n(room, count, 0.0F);
+  for (int64_t half = 0; half < (m.twice ? 2 : 1); ++half) {
+    const int64_t start = half * (m.k / 2);  // of the row, in k
+    const int64_t from = std::max(k0, start), to = std::min(k0 + count, start + m.source_k);
+    if (from < to) std::copy_n(row + (from - start), to - from, room + (from - k0));
+  }
+  return room;
+}
+
+// A column of a block is a sequence of words of Unit consecutive k, 4 bytes whatever the precision.
+template <int64_t Unit, class Out, class Convert>
+void words_of(const float* weights, int64_t n, uint32_t* words, Convert& convert) {
+  Out converted[kLanes * Unit];
+  static_assert(sizeof converted == kLanes * sizeof *words);
+  for (int64_t k = 0; k < kLanes * Unit; ++k) converted[k] = convert(n, weights[k]);
+  std::memcpy(words, converted, sizeof converted);
+}
+
+// Writes convert(n, weight) for every weight of a group to its packed panels: Unit consecutive k of a column lie
+// together, Depth k make a block. Squares of 16 columns and 16 words are turned over in the first-level cache: written
+// column by column, every word goes to a cache line of its own, and packing takes longer than hashing what is packed.
+template <int64_t Unit, int64_t Depth, class Out, class Convert>
+void pack_panels(const Matrix& m, const float* source, std::byte* target, Convert convert) {
+  constexpr int64_t kSquare = kLanes * Unit;  // k of a square: a block of them, or several blocks
+  const int64_t padded_k = round_up(m.k, std::max<int64_t>(Depth, 4));
+  for (int64_t n0 = 0; n0 < m.n; n0 += kLanes) {
+    const int64_t panel = n0 / kPanel;
     const int64_t columns = std::min(kPanel, m.n16 - panel * kPanel);
-    const int64_t vectors = columns / kLanes, vector = n % kPanel / kLanes, lane = n % kLanes;
-    const int64_t start = panel * kPanel * blocks * block_k;
-    for (int64_t half = 0; half < (m.twice ? 2 : 1); ++half) {
-      for (int64_t i = 0; i < m.source_k; ++i) {
-        const int64_t k = i + half * (m.k / 2);
-        if constexpr (Depth == 0) {
-          place(start + (k * vectors + vector) * kLanes + lane, n, row[i]);
-        } else {
-          const int64_t block = k / Depth, inside = k % Depth;
-          const int64_t unit = (inside / Unit * kLanes + lane) * Unit + inside % Unit;
-          place(start + (block * vectors + vector) * Depth * kLanes + unit, n, row[i]);
-        }
+    uint32_t square[kLanes][kLanes] = {};  // [column, word]; columns that there are not stay zero
+    std::byte* vector = target + (panel * kPanel * padded_k + n0 % kPanel * Depth) * sizeof(Out);
+    for (int64_t k0 = 0; k0 < padded_k; k0 += kSquare) {
+      for (int64_t n = n0; n < std::min(n0 + kLanes, m.n); ++n) {
+        float room[kSquare];
+        const float* row = weights_at(m, source + source_row(m, n) * m.source_k, k0, kSquare, room);
+        words_of<Unit, Out>(row, n, square[n - n0], convert);
+      }
+      const int64_t words = std::min(kSquare, padded_k - k0) / Unit;
+      for (int64_t word = 0; word < words; ++word) {
+        uint32_t line[kLanes];
+        for (int64_t lane = 0; lane < kLanes; ++lane) line[lane] = square[lane][word];
+        const int64_t k = k0 + word * Unit;
+        std::memcpy(vector + (k / Depth * Depth * columns + k % Depth * kLanes) * sizeof(Out), line, sizeof line);
       }
     }
   }
@@ -54,13 +78,10 @@ void pack_matrix(const Matrix& m, const float* slab, std::byte* slot) {
     auto* bias = reinterpret_cast<float*>(slot + m.bias) + g * m.n16;
     for (int64_t n = 0; m.bias_source >= 0 && n < m.n; ++n) bias[n] = slab[m.bias_source + g * m.n + source_row(m, n)];
     if (m.precision == Precision::kFp32) {
-      auto* out = reinterpret_cast<float*>(target);
-      for_each_weight<1, 0>(m, source, [&](int64_t at, int64_t, float weight) { out[at] = weight; });
+      pack_panels<1, 1, float>(m, source, target, [](int64_t, float weight) { return weight; });
     } else if (m.precision == Precision::kBf16) {
-      auto* out = reinterpret_cast<uint16_t*>(target);
-      for_each_weight<2, 32>(m, source, [&](int64_t at, int64_t, float weight) { out[at] = to_bf16(weight); });
+      pack_panels<2, 32, uint16_t>(m, source, target, [](int64_t, float weight) { return to_bf16(weight); });
     } else {
-      auto* out = reinterpret_cast<int8_t*>(target);
       auto* scales = reinterpret_cast<float*>(slot + m.scale) + g * m.n16;
       auto* shifts = reinterpret_cast<int32_t*>(slot + m.shift) + g * m.n16;
       for (int64_t n = 0; n < m.n; ++n) {
@@ -69,10 +90,11 @@ void pack_matrix(const Matrix& m, const float* slab, std::byte* slot) {
         for (int64_t k = 0; k < m.source_k; ++k) largest = std::max(largest, std::fabs(row[k]));
         scales[n] = largest / 127.0F;
       }
-      for_each_weight<4, 64>(m, source, [&](int64_t at, int64_t n, float weight) {
+      pack_panels<4, 64, int8_t>(m, source, target, [&](int64_t n, float weight) {
         float scaled = scales[n] > 0 ? weight / scales[n] : 0.0F;
-        out[at] = static_cast<int8_t>(std::clamp(std::lrintf(scaled), -127L, 127L));
-        shifts[n] += 128 * out[at];
+        auto quantised = static_cast<int8_t>(std::clamp(std::lrintf(scaled), -127L, 127L));
+        shifts[n] += 128 * quantised;
+        return quantised;
       });
     }
   }
