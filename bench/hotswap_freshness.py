@@ -18,7 +18,7 @@ import numpy as np
 
 from bench.delta import SCENARIO, LargeTable, Measured, compiled, measure, measure_whole
 from bench.result import Result
-from bench.servers import SmtServer, rss_bytes
+from bench.servers import ServerError, SmtServer
 from smt.serving.client import Client
 from smt.serving.gc import Policy, collect
 from smt.serving.registry import Registry
@@ -30,7 +30,8 @@ _ROW_BYTES = 64  # dim 16
 # Publications of each kind; of deltas as many as chains are long, so often.
 FULL, QUICK = (200, 3), (12, 1)
 _CHAIN = 8
-_SETTLED_SECONDS = 0.02
+_KEPT = 2  # versions of a scenario that the server has in memory: the one that it serves and the one before
+_SETTLED_SECONDS = 30.0
 _MIB = 2**20
 
 
@@ -64,11 +65,12 @@ def reset_peak(pid: int) -> None:
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
-def publications(server: SmtServer, publish: Callable[[], Measured], count: int) -> list[Publication]:
-    """So many, one after the other, each when the server has given back what the one before left."""
+def publications(server: SmtServer, publish: Callable[[], Measured], count: int, loaded: int) -> list[Publication]:
+    """So many, one after the other, each when the server has freed what the one before left; `loaded`: versions that it
+    was given before, this run's first included. Raises ServerError when it does not free them."""
     found = []
-    for _ in range(count):
-        resident = _settled(server)
+    for number in range(count):
+        resident = _settled(server, loaded + number)
         reset_peak(server.pid)
         measured = publish()
         found.append(Publication(measured, resident, peak_bytes(server.pid)))
@@ -84,8 +86,8 @@ def wholes(folder: Path, count: int, whole_bytes: float = WHOLE_BYTES) -> list[P
             collect(Registry(folder), SCENARIO, Policy(2, timedelta()), apply=True)
             return measure_whole(table, client)
 
-        publications(server, publish, 2)  # afterwards the version before is in memory, as it will be
-        return publications(server, publish, count)
+        publications(server, publish, 2, 1)  # afterwards the version before is in memory, as it will be
+        return publications(server, publish, count, 3)
 
 
 def deltas(folder: Path, chains: int, rows: int = DELTA_ROWS) -> tuple[list[Publication], float]:
@@ -96,20 +98,27 @@ def deltas(folder: Path, chains: int, rows: int = DELTA_ROWS) -> tuple[list[Publ
     bookkeeping = 3 / 16 * rows + 8 * _CHAIN * rows * DELTA_SHARE + 2 * slab
     found = []
     with SmtServer(folder) as server, Client(server.target) as client:
-        for _ in range(chains):
-            found += publications(server, lambda: measure(table, client, DELTA_SHARE), _CHAIN)
+        for chain in range(chains):
+            loaded = 1 + chain * (_CHAIN + 1)
+            found += publications(server, lambda: measure(table, client, DELTA_SHARE), _CHAIN, loaded)
             measure_whole(table, client)
             collect(Registry(folder), SCENARIO, Policy(1, timedelta()), apply=True)
     return found, bookkeeping
 
 
-def _settled(server: SmtServer) -> int:
-    """Resident bytes, when they change no more."""
-    before = -1
-    while (now := rss_bytes(server.pid)) != before:
-        before = now
-        time.sleep(_SETTLED_SECONDS)
-    return now
+def _settled(server: SmtServer, loaded: int) -> int:
+    """Resident bytes, when the server has loaded so many versions and freed all but _KEPT."""
+    deadline = time.monotonic() + _SETTLED_SECONDS
+    while (
+        server.metric("smt_snapshot_loads_total") < loaded
+        or server.metric("smt_version_states_total", state="unloaded") < loaded - _KEPT
+    ):
+        if time.monotonic() > deadline:
+            raise ServerError(
+                f"{loaded} versions were loaded, and not all but {_KEPT} freed {_SETTLED_SECONDS:.0f} s later"
+            )
+        time.sleep(0.01)
+    return server.rss_bytes()
 
 
 def _row(shape: str, found: list[Publication]) -> dict[str, Any]:

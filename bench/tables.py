@@ -189,6 +189,18 @@ def hotswap(content: dict[str, Any]) -> list[str]:
     return lines
 
 
+def faults(content: dict[str, Any]) -> list[str]:
+    """What was asked; every kind of fault, and one of the reasons with which it was refused."""
+    titles = {
+        "case": "fault",
+        "tried": "tried",
+        "refused": "refused",
+        "taken": "no fault, and taken",
+        "reason": "such as",
+    }
+    return [*_asked(content), "", *_picked(titles, content["results"])]
+
+
 def budget(content: dict[str, Any]) -> list[str]:
     """Microseconds of CPU time per request, by part of the server."""
     parts = {key: key.removesuffix(" us") for key in content["results"][0] if key.endswith(" us")}
@@ -261,6 +273,7 @@ def training(content: dict[str, Any]) -> list[str]:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "budget": ("budget", budget),
     "demo": ("demo", demo),
+    "faults": ("faults", faults),
     "hotswap": ("hotswap", hotswap),
     "isolation": ("isolation", isolation),
     "kernels": ("kernels", kernels),
