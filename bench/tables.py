@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -190,15 +191,13 @@ def hotswap(content: dict[str, Any]) -> list[str]:
 
 
 def faults(content: dict[str, Any]) -> list[str]:
-    """What was asked; every kind of fault, and one of the reasons with which it was refused."""
-    titles = {
-        "case": "fault",
-        "tried": "tried",
-        "refused": "refused",
-        "taken": "no fault, and taken",
-        "reason": "such as",
-    }
-    return [*_asked(content), "", *_picked(titles, content["results"])]
+    """What was asked; every kind of fault, and the beginning of one of the reasons with which it was refused."""
+    titles = ["fault", "tried", "refused", "no fault, and taken", "such as"]
+    rows = [
+        [*(row[key] for key in ("case", "tried", "refused", "taken")), shorten(row["reason"], 120, placeholder=" …")]
+        for row in content["results"]
+    ]
+    return [*_asked(content), "", *_table(titles, rows)]
 
 
 def budget(content: dict[str, Any]) -> list[str]:
