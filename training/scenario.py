@@ -30,7 +30,7 @@ from smt.training.entries import DEFAULT_MAX_LENGTH, FeatureDefinition, FeatureE
 from smt.training.expressions import Expression, ExpressionError
 from smt.training.template import Name, Template, load_template
 
-Split = Literal["train", "valid"]
+Split = Literal["train", "valid", "test"]
 _BELONGS_TO_TEMPLATE = ("recipe", "components", "slots", "capacity")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
@@ -61,6 +61,8 @@ Paths = Annotated[
 class DataEntry(StrictModel):
     train: Paths
     valid: Paths
+    # Rows that no choice sees: cycles report on them what they chose by `valid`.
+    test: Paths | None = None
     filter: ExpressionText | None = None
     # Of the training rows that the filter keeps, the share to train on, drawn by their place in the files.
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -121,14 +123,14 @@ class Scenario:
         return list(dict.fromkeys(feature.input for feature in self.features))
 
     def files(self, split: Split) -> list[Path]:
-        """The parquet files of a split, sorted within each pattern, each once.
+        """The parquet files of a split, sorted within each pattern, each once; of `test` none where it is no key.
 
         Raises:
             ConfigError: a path that does not exist, a pattern that matches nothing, an unset variable.
         """
         found: list[Path] = []
         problems: list[Problem] = []
-        for index, text in enumerate(getattr(self.data, split)):
+        for index, text in enumerate(getattr(self.data, split) or []):
             at: Location = ("data", split, index)
             try:
                 path = self._expand(text, at)

@@ -61,6 +61,7 @@ def train(
     epochs: int | None = None,
     resume: bool = False,
     progress: bool = True,
+    checkpoint_seconds: float = 0.0,
     publisher: Publisher | None = None,
     publish_every: Every | None = None,
 ) -> TrainResult:
@@ -73,6 +74,8 @@ def train(
             the completed ones adds epochs: they use the final learning rates, always run, and the weights of the last
             of them are exported, best or not. With nothing left to do the finished result is returned.
         progress: show a progress bar and the metrics of every epoch on stderr.
+        checkpoint_seconds: epochs that end sooner after the last checkpoint, or the start, leave none. A run that is
+            resumed does those again, to the same result.
         publisher, publish_every: what takes the weights, and how often, while training goes on; both or neither.
 
     Raises:
@@ -93,6 +96,7 @@ def train(
         )
     with process_group() as device, Display(progress and dist.get_rank() == 0) as display:
         training = _Training(scenario, RunPaths(Path(run_dir)), device, display)
+        training.checkpoint_seconds = checkpoint_seconds
         if publisher is not None and publish_every is not None:
             training.publish_to = (publisher, publish_every)
         return training.run(epochs, resume)
@@ -114,6 +118,7 @@ class _Training:
         self.hooks = Hooks([(name, hook) for name, hook in techniques if hook is not None])
         self.publish_to: tuple[Publisher, Every] | None = None
         self.publication: Publication | None = None
+        self.checkpoint_seconds = 0.0
         # Of the last validation, on rank 0: float32 [rows, tasks].
         self.predictions = np.empty((0, len(scenario.tasks)), dtype=np.float32)
 
@@ -145,13 +150,19 @@ class _Training:
 
         self.display.stage("training", state.rows["train"] * stop)
         self.display.advance(state.rows["train"] * state.epochs_completed)
-        extending = state.stopped is not None
+        extending, saved = state.stopped is not None, state.seconds
         while state.epochs_completed < stop and (extending or state.stopped is None):
             self._epoch(state, stop, extending or state.epochs_completed >= state.planned_epochs)
             state.seconds += time.monotonic() - started
             started = time.monotonic()
-            checkpoint.save(self.paths.checkpoint, self.model, self.optimizer, self.hooks, state.to_json())
+            if self._due(state.seconds - saved):
+                checkpoint.save(self.paths.checkpoint, self.model, self.optimizer, self.hooks, state.to_json())
+                saved = state.seconds
         return self._result(state)
+
+    def _due(self, seconds: float) -> bool:
+        """Whether a checkpoint is written so long after the last one: on all ranks or on none."""
+        return from_rank_zero(lambda: seconds >= self.checkpoint_seconds)
 
     # --- where to start ---
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from examples.ecosystem.sources import SOURCES, Splits, shares
@@ -25,7 +26,7 @@ from examples.ecosystem.surfaces import SURFACES, Surface
 SEED = 2026
 VALID_SHARE = 0.2
 # Most rows of a split. One run of a scenario stays within seconds, so that many of them can be made.
-MOST_ROWS = {"train": 40_000, "valid": 20_000, "test": 40_000}
+MOST_ROWS = {"train": 12_000, "valid": 6_000, "test": 12_000}
 
 
 def cut(surface: Surface, source: Splits) -> Splits:
@@ -39,6 +40,8 @@ def cut(surface: Surface, source: Splits) -> Splits:
     if "valid" not in splits:
         valid, train = shares(splits["train"].num_rows, VALID_SHARE, rng)
         splits |= {"valid": splits["train"].take(valid), "train": splits["train"].take(train)}
+    if surface.unit is not None:
+        splits = by_unit(splits, surface.unit, rng)
     result = {}
     for name, most in MOST_ROWS.items():
         rows = splits[name]
@@ -46,6 +49,15 @@ def cut(surface: Surface, source: Splits) -> Splits:
             raise ValueError(f"surface {surface.name}: found no row of {surface.source} with {surface.rows.source}")
         result[name] = rows.take(shares(rows.num_rows, min(1.0, most / rows.num_rows), rng)[0])
     return result
+
+
+def by_unit(splits: Splits, unit: str, rng: np.random.Generator) -> Splits:
+    """The rows of as many units, drawn at random, as MOST_ROWS has room for in training; in each split the same."""
+    found = splits["train"][unit].value_counts()
+    drawn = found.take(pa.array(rng.permutation(len(found))))
+    rows = np.cumsum(drawn.field("counts").to_numpy())
+    kept = drawn.field("values")[: max(int(np.searchsorted(rows, MOST_ROWS["train"], side="right")), 1)]
+    return {name: table.filter(pc.is_in(table[unit], kept)) for name, table in splits.items()}
 
 
 def prepare(data: Path, output: Path, sources: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -13,16 +13,19 @@ FOLDER = Path(__file__).resolve().parent
 class Surface:
     """Rows of one data set, for the scenario `<name>.yaml`.
 
-    source: a function of sources.py. rows: a condition on its columns.
+    source: a function of sources.py. rows: a condition on its columns. unit: where there are too many rows, whole
+    values of this column are left out, such as users; None: rows.
     """
 
     name: str
     source: str
     rows: Expression
+    unit: str | None = None
 
 
 def _surface(name: str, source: str, rows: str) -> Surface:
-    return Surface(name, source, Expression.parse(rows))
+    # Of ratings spread over all users, a part says next to nothing about anyone.
+    return Surface(name, source, Expression.parse(rows), "user_id" if source == "movielens" else None)
 
 
 _UNEMPLOYED = "['NIU', 'Never worked', 'Without pay']"

@@ -94,6 +94,10 @@ def independent(
     cycle: CycleArgument,
     output: OutputOption = None,
     store: StoreOption = DEFAULT_CYCLES / "store",
+    budget_of: Annotated[
+        list[Path] | None,
+        typer.Option("--budget-of", help="Output folder of a cycle, may be repeated: spend what they spent together."),
+    ] = None,
     executor: ExecutorOption = "local",
     workers: WorkersOption = None,
     quick: QuickOption = False,
@@ -102,23 +106,30 @@ def independent(
 ) -> None:
     """Tune each scenario of a cycle alone, with the same candidates and the same total budget.
 
-    Writes baseline.json to the output folder; `smt report --baseline` sets it beside cycles.
+    Writes baseline.json to the output folder, after each scenario anew with those tuned so far; `smt report --baseline`
+    sets it beside cycles.
 
     Example: `smt baseline independent examples/census/cycle.yaml --quick`
     """
     from smt.serving.cycle.speed import speed_measurement
     from smt.training.cycle.config import load_cycle
-    from smt.training.cycle.independent import tune_independently
+    from smt.training.cycle.independent import tune_independently, with_budget
+    from smt.training.cycle.report.compare import distinct_runs
+    from smt.training.cycle.report.page import read_results
     from smt.training.run import write_json
 
     loaded = load_cycle(cycle, quick)
+    if budget_of:
+        results, _ = read_results(budget_of, None)
+        loaded = with_budget(loaded, distinct_runs(results))
     folder = output or DEFAULT_CYCLES / loaded.name
+    folder.mkdir(parents=True, exist_ok=True)
     with _runner(loaded, store, executor, workers, replay, as_json) as (runner, watch):
         entry = loaded.entry.capacity
         measure = speed_measurement(store / "binaries", entry.rows, entry.repetitions, watch.say)
-        result = tune_independently(loaded, runner, measure, watch)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "baseline.json", result)
+        result = tune_independently(
+            loaded, runner, measure, watch, lambda so_far: write_json(folder / "baseline.json", so_far)
+        )
     if as_json:
         print_json(result)
         return

@@ -22,13 +22,18 @@ import torch
 
 from smt.training import checkpoint
 from smt.training.cycle.record import Record, write_record
+from smt.training.metrics import TaskMetrics
 from smt.training.reading import iter_batches
 from smt.training.run import RunPaths, TrainResult
 from smt.training.scenario import Scenario, load_scenario
+from smt.training.scoring import score_split
+from smt.training.techniques.runs import load_run
 from smt.training.trainer import TrainingError, train
 
 RECORD, JOB, SCENARIO, TEMPLATE, RUN = "record.json", "job.json", "scenario.yaml", "template.yaml", "run"
 BINS = 20
+# Writing one takes as long as some epochs of a small scenario.
+CHECKPOINT_SECONDS = 30.0
 
 
 def is_done(folder: Path, keep: bool) -> bool:
@@ -54,10 +59,13 @@ def execute(folder: Path) -> None:
         failed, result = "", None
         try:
             resume = checkpoint.latest(paths.checkpoint) is not None
-            result = train(scenario, paths.root, resume=resume, progress=False)
+            result = train(scenario, paths.root, resume=resume, progress=False, checkpoint_seconds=CHECKPOINT_SECONDS)
         except TrainingError as error:
             failed = str(error)
-        record = _record(job, scenario, result, paths, failed)
+        test = {}
+        if result is not None and scenario.data.test is not None:
+            test = score_split(load_run(paths.root), scenario, "test")
+        record = _record(job, scenario, result, test, paths, failed)
         shutil.rmtree(paths.checkpoint, ignore_errors=True)
         write_record(folder / RECORD, record)
         if not job["keep"]:
@@ -73,7 +81,12 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _record(
-    job: dict[str, Any], scenario: Scenario, result: TrainResult | None, paths: RunPaths, failed: str
+    job: dict[str, Any],
+    scenario: Scenario,
+    result: TrainResult | None,
+    test: dict[str, TaskMetrics],
+    paths: RunPaths,
+    failed: str,
 ) -> Record:
     recipe = scenario.template.recipe
     history = []
@@ -96,6 +109,7 @@ def _record(
         rows=rows,
         trained_rows=rows.get("train", 0) * (0 if result is None else result.epochs_completed),
         seconds=0.0 if result is None else round(result.seconds, 3),
+        test=test,
         failed=failed,
     )
 

@@ -6,7 +6,7 @@ as it can, beginning at another one than the scenario before, so that all are tr
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from smt.training.cycle.capacity import CapacityGate, MeasureSpeed
@@ -47,10 +47,22 @@ class Tuned:
     quality: dict[str, Any]
 
 
+def with_budget(cycle: Cycle, runs: float) -> Cycle:
+    """The cycle with another budget in all."""
+    budget = cycle.entry.budget.model_copy(update={"runs": runs})
+    return replace(cycle, entry=cycle.entry.model_copy(update={"budget": budget}))
+
+
 def tune_independently(
-    cycle: Cycle, runner: Runner, measure: MeasureSpeed | None, watch: Watch | None = None
+    cycle: Cycle,
+    runner: Runner,
+    measure: MeasureSpeed | None,
+    watch: Watch | None = None,
+    save: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
     """Tunes every scenario of a cycle alone.
+
+    save: called after each scenario with the result so far.
 
     Raises:
         CycleError: the budget does not reach for one candidate on each scenario. JobError, ConfigError: see run_cycle.
@@ -58,14 +70,19 @@ def tune_independently(
     watch = watch or Quiet()
     check_scenarios(runner, cycle, Variant.of(cycle.template.path))
     budget = cycle.entry.budget.runs / len(cycle.scenarios)
-    tuned = []
+    tuned: list[Tuned] = []
     for number, name in enumerate(cycle.scenarios):
         watch.phase(f"tuning {name} alone ({number + 1} of {len(cycle.scenarios)})", budget)
         tuned.append(_tune(cycle, runner, measure, name, number, budget))
-    confidence = cycle.entry.confidence
+        save(_describe(cycle, runner, tuned))
+    return _describe(cycle, runner, tuned)
+
+
+def _describe(cycle: Cycle, runner: Runner, tuned: list[Tuned]) -> dict[str, Any]:
+    """The content of baseline.json."""
     return {
         "baseline": cycle.name,
-        "confidence": confidence,
+        "confidence": cycle.entry.confidence,
         "scenarios": {
             each.scenario: {
                 "tried": each.tried,

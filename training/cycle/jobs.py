@@ -13,7 +13,7 @@ from smt.training.config import load_yaml
 from smt.training.scenario import Split, load_scenario
 
 # Raised when records of before mean something else.
-FORMAT = 1
+FORMAT = 2
 
 # Keys of a template that change nothing about a run of it.
 _NAMES = ("template", "version", "parent", "capacity")
@@ -58,7 +58,7 @@ class Job:
     def scenario_data(self) -> dict[str, Any]:
         """The scenario's YAML with the job's share, its template beside it, and the files of its data by full names."""
         data: dict[str, Any] = json.loads(_content(self.scenario))
-        files = {split: [str(path.resolve()) for path in data_files(self.scenario, split)] for split in _SPLITS}
+        files = {split: [str(path.resolve()) for path in data_files(self.scenario, split)] for split in _splits(data)}
         data["template"] = "template.yaml"
         share = self.share * data["data"].get("share", 1.0)
         data["data"] = {**data["data"], **files, "share": share}
@@ -89,7 +89,12 @@ class Job:
         return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
-_SPLITS: tuple[Split, ...] = ("train", "valid")
+_SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+def _splits(scenario: dict[str, Any]) -> list[Split]:
+    """Those that a scenario's YAML names."""
+    return [split for split in _SPLITS if scenario["data"].get(split) is not None]
 
 
 @lru_cache(maxsize=4096)
@@ -106,7 +111,8 @@ def data_files(scenario: Path, split: Split) -> tuple[Path, ...]:
 @lru_cache(maxsize=4096)
 def data_sha256(scenario: Path) -> Mapping[str, list[str]]:
     """SHA-256 of the files of each split."""
-    return {split: [_sha256(path) for path in data_files(scenario, split)] for split in _SPLITS}
+    splits = _splits(json.loads(_content(scenario)))
+    return {split: [_sha256(path) for path in data_files(scenario, split)] for split in splits}
 
 
 def _sha256(path: Path) -> str:

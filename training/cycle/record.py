@@ -1,12 +1,14 @@
 """What is kept of a job for good: its identity and what came out of it."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smt.training.metrics import TaskMetrics
+from smt.training.metrics import TaskMetrics, mean_ne
 from smt.training.run import write_json
+
+_FIGURES = ("metrics", "test")
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class Record:
 
     Attributes:
         key: of the job. data: SHA-256 of the files of each split. template: SHA-256 of the template's YAML as trained.
-        metrics: of each task on the validation split; empty if the run failed.
+        metrics: of each task on the validation split, which decides; empty if the run failed.
+        test: of each task on the test split, which no choice sees; empty where the scenario has none, too.
         curve: loss and mean NE of each epoch.
         reliability: of each task, [mean prediction, label rate, rows] of bins of equally many rows, in order.
         rows: of each split; trained_rows counts every epoch.
@@ -37,24 +40,28 @@ class Record:
     rows: dict[str, int]
     trained_rows: int
     seconds: float
+    test: dict[str, TaskMetrics] = field(default_factory=dict)
     failed: str = ""
 
     @property
     def ne(self) -> float | None:
         """Mean over the tasks; None where the run failed or no task has both labels."""
-        values = [task.ne for task in self.metrics.values() if task.ne is not None]
-        return sum(values) / len(values) if values else None
+        return mean_ne(self.metrics)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "metrics": {name: task.to_json() for name, task in self.metrics.items()}}
+        figures = {split: {name: task.to_json() for name, task in getattr(self, split).items()} for split in _FIGURES}
+        return {**asdict(self), **figures}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> "Record":
-        metrics = {
-            name: TaskMetrics(**{key: value for key, value in task.items() if key != "label_rate"})
-            for name, task in data["metrics"].items()
+        figures = {
+            split: {
+                name: TaskMetrics(**{key: value for key, value in task.items() if key != "label_rate"})
+                for name, task in data[split].items()
+            }
+            for split in _FIGURES
         }
-        return Record(**{**data, "metrics": metrics})
+        return Record(**{**data, **figures})
 
 
 def write_record(path: Path, record: Record) -> None:

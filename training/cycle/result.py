@@ -10,6 +10,7 @@ from smt.training.cycle.statistics import paired
 from smt.training.cycle.store import Runner
 from smt.training.cycle.trials import Trials
 from smt.training.cycle.variant import settings
+from smt.training.metrics import TaskMetrics, mean_ne
 from smt.training.run import write_json
 
 RESULT = "result.json"
@@ -53,6 +54,7 @@ def describe_outcome(outcome: Outcome, runner: Runner) -> dict[str, Any]:
             "total": sum(outcome.spent.values()),
             "budget": entry.budget.runs,
             "adoptions": len(outcome.accepted.labels) * len(cycle.scenarios),
+            "jobs": runner.counted,
         },
     }
 
@@ -78,11 +80,13 @@ def quality(outcome: Outcome, runner: Runner) -> dict[str, Any]:
 
 
 def side(records: list[Record], confidence: float) -> dict[str, Any]:
-    """Runs of one scenario with different seeds; curve and reliability are the first one's."""
-    values = [record.ne for record in records if record.ne is not None]
+    """Runs of one scenario with different seeds; curve and reliability are the first one's.
+
+    test: figures on rows that no choice has seen; null where the scenario names none.
+    """
     return {
-        "ne": paired(values, confidence).to_json(),
-        "tasks": {task: _means(records, task) for task in records[0].metrics},
+        **_figures([record.metrics for record in records], confidence),
+        "test": _figures([record.test for record in records], confidence) if records[0].test else None,
         "rows": records[0].rows,
         "seconds": round(sum(record.seconds for record in records), 1),
         "curve": records[0].curve,
@@ -90,10 +94,20 @@ def side(records: list[Record], confidence: float) -> dict[str, Any]:
     }
 
 
-def _means(records: list[Record], task: str) -> dict[str, float | None]:
+def _figures(runs: list[dict[str, TaskMetrics]], confidence: float) -> dict[str, Any]:
+    """Of the metrics of each run: mean NE with its interval, means of each task, and every run's NE by task."""
+    values = [value for metrics in runs if (value := mean_ne(metrics)) is not None]
+    return {
+        "ne": paired(values, confidence).to_json(),
+        "tasks": {task: _means([metrics[task] for metrics in runs]) for task in runs[0]},
+        "runs": [{task: figures.ne for task, figures in metrics.items()} for metrics in runs],
+    }
+
+
+def _means(runs: list[TaskMetrics]) -> dict[str, float | None]:
     means = {}
     for name in ("ne", "logloss", "auc", "calibration"):
-        values = [getattr(record.metrics[task], name) for record in records]
+        values = [getattr(figures, name) for figures in runs]
         means[name] = None if None in values else sum(values) / len(values)
     return means
 

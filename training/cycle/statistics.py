@@ -58,13 +58,28 @@ def combined(groups: Sequence[Sequence[float]], weights: Sequence[float], confid
 
     Raises ValueError: an empty group, weights that do not fit, or a confidence outside (0, 1).
     """
+    if len(weights) != len(groups) or min(weights, default=0) < 0 or not sum(weights) > 0:
+        raise ValueError(f"found the weights {list(weights)}; expected {len(groups)}, none negative, one positive")
+    return _weighted(groups, [weight / sum(weights) for weight in weights], confidence)
+
+
+def unpaired(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], confidence: float) -> Interval:
+    """The mean over groups of mean(before) - mean(after), of runs that have nothing in common.
+
+    before, after: of each group, the values of its runs. Interval and errors: see `combined`.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"found {len(before)} groups before and {len(after)} after; expected as many")
+    share = 1 / max(len(before), 1)
+    return _weighted([*before, *after], [*[share] * len(before), *[-share] * len(after)], confidence)
+
+
+def _weighted(groups: Sequence[Sequence[float]], shares: Sequence[float], confidence: float) -> Interval:
+    """Σ share_g mean_g, of independent groups."""
     if not groups or not all(groups):
         raise ValueError("found a group without a difference; expected at least one in each")
-    if len(weights) != len(groups) or min(weights) < 0 or not sum(weights) > 0:
-        raise ValueError(f"found the weights {list(weights)}; expected {len(groups)}, none negative, one positive")
     if not 0 < confidence < 1:
         raise ValueError(f"found the confidence {confidence}; expected one between 0 and 1")
-    shares = [weight / sum(weights) for weight in weights]
     mean = sum(share * _mean(group) for share, group in zip(shares, groups, strict=True))
     n = min(len(group) for group in groups)
     if n < 2:

@@ -90,6 +90,11 @@ class Runner:
     def spent(self) -> float:
         return sum(self._counted.values())
 
+    @property
+    def counted(self) -> dict[str, float]:
+        """Cost of each distinct job that was asked for, by the beginning of its key."""
+        return {key[:16]: cost for key, cost in self._counted.items()}
+
     def cost(self, jobs: Iterable[Job]) -> float:
         """What asking for these would add to `spent`."""
         wanted = {job.key: job.cost for job in _with_needs(jobs)}

@@ -20,6 +20,7 @@ class PlantedEffects:
     """An executor whose runs have NE 0.8 · Π (1 - effect of each technique on the scenario) · (1 + noise).
 
     effects: of a technique, and of a pair of techniques "a+b" where both are on; a number, or one per scenario.
+    unseen: share of each technique's effect that is gone on test rows, of a scenario that names some.
     stop_after: raises KeyboardInterrupt once so many jobs are done.
     """
 
@@ -29,11 +30,13 @@ class PlantedEffects:
         noise: float = 0.0005,
         fails: Sequence[str] = (),
         stop_after: int | None = None,
+        unseen: float = 0.0,
     ) -> None:
         self.effects = effects
         self.noise = noise
         self.fails = fails
         self.stop_after = stop_after
+        self.unseen = unseen
         self.executed: list[Path] = []
 
     def run(self, folders: Sequence[Path], done: Callable[[Path], None]) -> None:
@@ -58,15 +61,20 @@ class PlantedEffects:
         names = [each if isinstance(each, str) else each["name"] for each in template.get("techniques", [])]
         failed = next((f"the loss of {name} is nan" for name in names if name in self.fails), "")
         seed = int(job["key"][:8], 16)
-        ne = 0.8 * (1 + np.random.default_rng(seed).normal(0, self.noise))
+        ne = test_ne = 0.8 * (1 + np.random.default_rng(seed).normal(0, self.noise))
         for key, effect in self.effects.items():
             if set(key.split("+")) <= set(names):
-                ne *= 1 - (effect if isinstance(effect, float) else effect.get(scenario["scenario"], 0.0))
-        metrics = {
-            task["name"]: TaskMetrics(ROWS, ROWS // 2, ne, 0.7, ne * 0.69, 1.0)
-            for task in scenario["tasks"]
-            if not failed
-        }
+                share = effect if isinstance(effect, float) else effect.get(scenario["scenario"], 0.0)
+                ne *= 1 - share
+                test_ne *= 1 - share * (1 - self.unseen)
+        metrics, test = (
+            {
+                task["name"]: TaskMetrics(ROWS, ROWS // 2, value, 0.7, value * 0.69, 1.0)
+                for task in scenario["tasks"]
+                if not failed
+            }
+            for value in (ne, test_ne)
+        )
         recipe = template["recipe"]
         return Record(
             key=job["key"],
@@ -84,5 +92,6 @@ class PlantedEffects:
             rows={"train": ROWS, "valid": ROWS},
             trained_rows=ROWS * recipe["epochs"],
             seconds=1.0,
+            test=test if "test" in scenario["data"] else {},
             failed=failed,
         )

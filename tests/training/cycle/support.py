@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from smt.training.cycle.config import Cycle, load_cycle
-from tests.training.support import make_scenario
+from tests.training.support import make_scenario, synthetic, write_parquet
 
 CYCLE = """\
 cycle: spring
@@ -34,10 +34,17 @@ def make_cycle(
     valid: int = 300,
     epochs: int = 3,
     more: str = "",
+    test: bool = False,
 ) -> Cycle:
-    """Four scenarios over the same rows, whose YAML is in `scenarios`; candidates in YAML, as `more` is."""
+    """Four scenarios over the same rows, whose YAML is in `scenarios`; candidates in YAML, as `more` is.
+
+    test: they name a test split.
+    """
     shop = make_scenario(folder, template={"epochs: 3": f"epochs: {epochs}"}, train=train, valid=valid)
     text = shop.path.read_text()
+    if test:
+        write_parquet(folder / "test.parquet", synthetic(valid, 3))
+        text = text.replace("  valid: valid.parquet", "  valid: valid.parquet\n  test: ../test.parquet")
     (folder / "scenarios").mkdir()
     for name, row_filter in FILTERS.items():
         changed = text.replace("scenario: shop", f"scenario: {name}").replace("template: ", "template: ../")

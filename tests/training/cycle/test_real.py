@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -20,6 +21,8 @@ from smt.training.cycle.local import LocalExecutor
 from smt.training.cycle.record import read_record
 from smt.training.cycle.result import describe_outcome
 from smt.training.cycle.store import JobError, Runner, Store
+from smt.training.reading import iter_batches
+from smt.training.scenario import load_scenario
 from tests.training.cycle.support import make_cycle
 
 COMMAND = [sys.executable, "-m", "smt.serving.cli", "cycle", "run"]
@@ -46,7 +49,7 @@ def comparable(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_killed_cycle_goes_on_to_the_same_result(tmp_path: Path) -> None:
-    make_cycle(tmp_path, ["head_noise"], keep=1, train=400, valid=200, epochs=2)
+    make_cycle(tmp_path, ["head_noise"], keep=1, train=400, valid=200, epochs=2, test=True)
     text = (tmp_path / "cycle.yaml").read_text()
     rungs = text[text.index("rungs:") : text.index("verify:")]
     text = text.replace(rungs, "rungs:\n  - {seeds: 2}\n").replace("verify: {seeds: 4}", "verify: {seeds: 2}")
@@ -88,6 +91,12 @@ def test_a_killed_cycle_goes_on_to_the_same_result(tmp_path: Path) -> None:
         assert sum(rate * rows for _, rate, rows in bins) == pytest.approx(metrics.positives)
         predicted = sum(mean * rows for mean, _, rows in bins)
         assert predicted / metrics.positives == pytest.approx(metrics.calibration, rel=1e-5)
+    unseen = load_scenario(tmp_path / "scenarios" / f"{record.scenario}.yaml")
+    labels = np.concatenate([batch.labels for batch in iter_batches(unseen, "test")])
+    for task, metrics in zip(record.metrics, record.test.values(), strict=True):
+        assert metrics.positives == np.nansum(labels[:, list(record.metrics).index(task)])
+        assert metrics.ne is not None
+        assert metrics.ne != record.metrics[task].ne
     # Runs whose weights nobody needs leave none.
     assert not list((tmp_path / "whole").rglob("*.safetensors"))
 

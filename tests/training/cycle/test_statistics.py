@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from smt.training.cycle.statistics import combined, paired, shared_confidence
+from smt.training.cycle.statistics import combined, paired, shared_confidence, unpaired
 
 DIFFERENCES = st.lists(st.floats(-1, 1).filter(lambda x: x == 0 or abs(x) > 1e-6), min_size=2, max_size=20)
 
@@ -30,12 +30,20 @@ def test_a_paired_interval_is_that_of_the_t_test(differences: list[float], confi
 def test_the_difference_of_two_means_is_welchs(a: list[float], b: list[float]) -> None:
     if np.std(a) < 1e-6 or np.std(b) < 1e-6:
         return
-    expected = stats.ttest_ind(a, [-x for x in b], equal_var=False).confidence_interval(0.95)
-    found = combined([a, b], [1, 1], 0.95)
-    assert found.low is not None
-    assert found.high is not None
-    assert 2 * found.low == pytest.approx(expected.low, rel=1e-6, abs=1e-9)
-    assert 2 * found.high == pytest.approx(expected.high, rel=1e-6, abs=1e-9)
+    expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    found = unpaired([a], [b], 0.95)
+    assert found.low == pytest.approx(expected.low, rel=1e-6, abs=1e-9)
+    assert found.high == pytest.approx(expected.high, rel=1e-6, abs=1e-9)
+
+
+def test_a_mean_of_differences_is_over_groups_however_many_runs_each_has() -> None:
+    found = unpaired([[1.0, 3.0], [5.0, 5.5, 6.0]], [[1.0, 1.0], [4.0, 4.5, 5.0]], 0.95)
+    assert found.mean == pytest.approx((1.0 + 1.0) / 2)
+    assert found.n == 2
+    with pytest.raises(ValueError, match="2 groups before and 1 after"):
+        unpaired([[1.0], [2.0]], [[1.0]], 0.95)
+    with pytest.raises(ValueError, match="a group without a difference"):
+        unpaired([[1.0]], [[]], 0.95)
 
 
 def test_weights_are_shares() -> None:

@@ -1,54 +1,121 @@
 """Cycles against the other way of working: quality, adoptions per run, steps for a person."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from smt.training.cycle.report.html import Cell, table
+from smt.training.cycle.report.html import Cell, percent, table
+from smt.training.cycle.statistics import Interval, unpaired
 
 Result = dict[str, Any]
 
 
-def comparison(results: Sequence[Result], baseline: Result) -> dict[str, float]:
+@dataclass(frozen=True)
+class Comparison:
     """What the paper compares, over the scenarios of both.
 
-    gain: mean relative decrease of NE, from scenarios tuned alone to the last cycle's version. worse: how many are
-    worse beyond their intervals. steps: those of a person per scenario and cycle, over those of one tuned alone.
+    Attributes:
+        split: on whose rows: "test" where every scenario has such rows, which no choice has seen; else "valid".
+        scenarios: of each, the gain of the last cycle's version over the scenario tuned alone: relative decrease of NE,
+            mean over tasks. Its interval is of runs that have nothing in common, so that it is wide with few seeds.
+        gain: their mean.
+        adoptions, runs: of all cycles; what several cycles asked for counts once.
+        alone_adoptions, alone_runs: of all scenarios tuned alone.
+        steps: those of a person per scenario and cycle, over those of one tuned alone.
     """
-    last = results[-1]["quality"]
-    gains, worse = [], 0
-    for name, each in baseline["scenarios"].items():
-        alone, shared = each["quality"]["after"]["ne"], last[name]["after"]["ne"]
-        gains.append((alone["mean"] - shared["mean"]) / alone["mean"])
-        if alone["high"] is not None and shared["low"] is not None:
-            worse += shared["low"] > alone["high"]
-    adoptions, runs = (sum(result["runs"][key] for result in results) for key in ("adoptions", "total"))
+
+    split: str
+    scenarios: dict[str, Interval]
+    gain: Interval
+    adoptions: int
+    runs: float
+    alone_adoptions: int
+    alone_runs: float
+    steps: float
+
+    @property
+    def worse(self) -> list[str]:
+        """Scenarios that are worse than tuned alone beyond their noise."""
+        return [name for name, interval in self.scenarios.items() if interval.below_zero]
+
+    @property
+    def per_run(self) -> float:
+        return self.adoptions / self.runs if self.runs else 0.0
+
+    @property
+    def alone_per_run(self) -> float:
+        return self.alone_adoptions / self.alone_runs if self.alone_runs else 0.0
+
+    @property
+    def ratio(self) -> float | None:
+        """Of adoptions per run; None where nothing was adopted alone."""
+        return self.per_run / self.alone_per_run if self.alone_adoptions else None
+
+
+def comparison(results: Sequence[Result], baseline: Result) -> Comparison:
+    """Cycles in their order against scenarios tuned alone."""
+    shared = {name: results[-1]["quality"][name]["after"] for name in baseline["scenarios"]}
+    alone = {name: each["quality"]["after"] for name, each in baseline["scenarios"].items()}
+    split = "test" if all(side["test"] for side in [*shared.values(), *alone.values()]) else "valid"
+    pairs = {name: _relative(figures(alone[name], split), figures(shared[name], split)) for name in shared}
+    confidence = baseline["confidence"]
+    before, after = ([pair[i] for pair in pairs.values()] for i in (0, 1))
     steps = baseline["steps"]
-    return {
-        "gain": sum(gains) / len(gains),
-        "worse": worse,
-        "adoptions_per_run": adoptions / runs if runs else 0.0,
-        "baseline_adoptions_per_run": baseline["runs"]["adoptions"] / baseline["runs"]["total"],
-        "runs": runs,
-        "baseline_runs": baseline["runs"]["total"],
-        "steps": steps["cycle_per_scenario"] / steps["independent_per_scenario"],
-    }
+    return Comparison(
+        split=split,
+        scenarios={name: unpaired([pair[0]], [pair[1]], confidence) for name, pair in pairs.items()},
+        gain=unpaired(before, after, confidence),
+        adoptions=sum(result["runs"]["adoptions"] for result in results),
+        runs=distinct_runs(results),
+        alone_adoptions=baseline["runs"]["adoptions"],
+        alone_runs=baseline["runs"]["total"],
+        steps=steps["cycle_per_scenario"] / steps["independent_per_scenario"],
+    )
+
+
+def distinct_runs(results: Sequence[Result]) -> float:
+    """What cycles spent together: a run that several of them asked for counts once."""
+    jobs: dict[str, float] = {}
+    for result in results:
+        jobs |= result["runs"]["jobs"]
+    return sum(jobs.values())
+
+
+def figures(side: Mapping[str, Any], split: str) -> Mapping[str, Any]:
+    """Of one side of a scenario, its figures on a split."""
+    return side["test"] if split == "test" else side  # type: ignore[no-any-return]
+
+
+def _relative(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """NE of every run on both sides over the mean of `before`, mean over the tasks that have one."""
+    means = {task: values["ne"] for task, values in before["tasks"].items() if values["ne"] is not None}
+    sides = []
+    for side in (before, after):
+        sides.append([sum(run[task] / mean for task, mean in means.items()) / len(means) for run in side["runs"]])
+    return sides[0], sides[1]
 
 
 def against_baseline(results: Sequence[Result], baseline: Result) -> str:
-    """The comparison as a table, with what counts as a step."""
+    """The comparison as tables, with what counts as a step."""
     found = comparison(results, baseline)
-    ours, theirs = found["adoptions_per_run"], found["baseline_adoptions_per_run"]
-    ratio = f"{ours / theirs:.1f}×" if theirs else "nothing adopted alone"
+    ratio = "nothing adopted alone" if found.ratio is None else f"{found.ratio:.1f}×"
     steps = baseline["steps"]
     rows: list[list[Cell]] = [
-        ["mean gain in NE over scenarios tuned alone", f"{100 * found['gain']:+.2f} %"],
-        ["scenarios worse beyond their intervals", found["worse"]],
-        ["runs, cycles and alone", f"{found['runs']:.1f} and {found['baseline_runs']:.1f}"],
-        ["adoptions per run, cycles and alone", f"{ours:.3f} and {theirs:.3f}"],
+        [f"mean gain in NE over scenarios tuned alone, {found.split} rows", percent(found.gain.to_json())],
+        ["scenarios worse beyond their noise", f"{len(found.worse)} of {len(found.scenarios)}"],
+        ["runs, cycles and alone", f"{found.runs:.1f} and {found.alone_runs:.1f}"],
+        ["adoptions, cycles and alone", f"{found.adoptions} and {found.alone_adoptions}"],
+        ["adoptions per run, cycles and alone", f"{found.per_run:.3f} and {found.alone_per_run:.3f}"],
         ["their ratio", ratio],
         ["steps for a person per scenario, cycles and alone",
-         f"{steps['cycle_per_scenario']:.2f} and {steps['independent_per_scenario']} ({100 * found['steps']:.1f} %)"],
+         f"{steps['cycle_per_scenario']:.2f} and {steps['independent_per_scenario']} ({100 * found.steps:.1f} %)"],
         ["a step once a cycle is", ", ".join(steps["cycle"])],
         ["a step for each scenario tuned alone is", ", ".join(steps["independent"])],
     ]  # fmt: skip
-    return table(["what", "value"], rows)
+    each: list[list[Cell]] = [
+        [name, percent(interval.to_json()), "yes" if interval.below_zero else "no",
+         ", ".join(baseline["scenarios"][name]["adopted"]) or "nothing"]
+        for name, interval in found.scenarios.items()
+    ]  # fmt: skip
+    titles = ["scenario", "gain in NE over tuned alone", "worse beyond noise", "alone it took up"]
+    return table(["what", "value"], rows) + table(titles, each)

@@ -56,7 +56,10 @@ def render(results: Sequence[Result], baseline: Result | None = None) -> str:
     title = f"{first['template']['name']}: " + " → ".join(
         dict.fromkeys(name.split("\n")[0] for name in plots.versions(results))
     )
-    ne = "Mean over tasks and seeds, lower is better; bars: interval over seeds."
+    ne = (
+        "Mean over tasks and seeds, lower is better; bars: interval over seeds. On test rows, which no choice has "
+        "seen, where a scenario names some, else on validation rows."
+    )
     parts = [
         section("What was adopted", _summary(results)),
         section("NE per scenario over cycles", f"<p>{ne}</p>" + plots.ne_over_cycles(results, baseline)),
@@ -138,11 +141,20 @@ def _scenarios(result: Result) -> str:
     rows: list[list[Cell]] = []
     for name, scenario in result["scenarios"].items():
         side = result["quality"][name]["after"]
+        rows_of = "test" if side["test"] else "valid"
         role = f"represents {scenario['represents']}" if scenario["represents"] else ""
-        for task, figures in side["tasks"].items():
+        for task, figures in plots.shown(side)["tasks"].items():
             numbers = [f"{figures[key]:.4f}" if figures[key] is not None else "-" for key in figures]
             rows.append(
-                [name, f"cluster {scenario['cluster'] + 1}", role, f"{side['rows']['train']:,}", task, *numbers]
+                [
+                    name,
+                    f"cluster {scenario['cluster'] + 1}",
+                    role,
+                    f"{side['rows']['train']:,}",
+                    task,
+                    rows_of,
+                    *numbers,
+                ]
             )
-    titles = ["scenario", "cluster", "", "training rows", "task", "NE", "logloss", "AUC", "calibration"]
+    titles = ["scenario", "cluster", "", "training rows", "task", "figures on", "NE", "logloss", "AUC", "calibration"]
     return table(titles, rows)

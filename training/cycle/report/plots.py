@@ -43,18 +43,24 @@ def versions(results: Sequence[Result]) -> list[str]:
     return names
 
 
+def shown(side: Result) -> Result:
+    """The figures of a scenario's side that are shown: on rows that no choice has seen, where it has some."""
+    figures: Result = side["test"] or side
+    return figures
+
+
 def ne_over_cycles(results: Sequence[Result], baseline: Result | None) -> str:
     """A panel per scenario: NE of each version with its interval; a line for the scenario tuned alone."""
     names = versions(results)
 
     def draw(axes: Axes, scenario: str) -> None:
         sides = [results[0]["quality"][scenario]["before"], *(r["quality"][scenario]["after"] for r in results)]
-        values = [side["ne"] for side in sides]
+        values = [shown(side)["ne"] for side in sides]
         means = [value["mean"] for value in values]
         spread = [0.0 if value["low"] is None else value["high"] - value["mean"] for value in values]
         axes.errorbar(range(len(means)), means, yerr=spread, color=AFTER, marker="o", markersize=4, capsize=3, lw=1.2)
         if baseline is not None and scenario in baseline["scenarios"]:
-            alone = baseline["scenarios"][scenario]["quality"]["after"]["ne"]
+            alone = shown(baseline["scenarios"][scenario]["quality"]["after"])["ne"]
             axes.axhline(alone["mean"], color=ALONE, lw=1.1, ls="--", label="tuned alone")
             if alone["low"] is not None:
                 axes.axhspan(alone["low"], alone["high"], color=ALONE, alpha=0.1, lw=0)
