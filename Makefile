@@ -13,7 +13,7 @@ DEVICE ?= cpu
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-TABLED := README.md docs/performance.md docs/quality.md
+TABLED := README.md docs/cycles.md docs/performance.md docs/quality.md
 CPP_SOURCES = $(shell git ls-files '*.cc' '*.h' '*.proto' '*CMakeLists.txt')
 PY_SOURCES = $(shell git ls-files 'kernels/*.py' 'training/*.py' 'serving/*.py' 'kernels/*.pyi' 'training/*.html')
 

@@ -13,49 +13,11 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from bench.cycles_table import cycles
+from bench.markdown import asked, picked, source, table
+
 RESULTS = Path(__file__).resolve().parent / "results"
 MARKER = re.compile(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
-
-
-def _source(content: dict[str, Any], name: str) -> str:
-    device = content["device"]
-    isa = ", ".join(device["isa"]) or "no vector extension"
-    machine = f"{device['cores']} cores of {device['cpu']} ({isa}), torch {device['torch']}"
-    load = content.get("machine", {}).get("load_average")
-    busy = "" if load is None else f", load average {load[0]:.1f}"
-    return f"From `bench/results/{name}.json`: {machine}{busy}, commit {content['commit'][:12]}."
-
-
-def _cell(value: Any) -> str:
-    match value:
-        case bool():
-            return "yes" if value else "**no**"
-        case int():
-            return f"{value:,}"
-        case float():
-            if abs(value) >= 100:
-                return f"{value:,.1f}"
-            return f"{value:.4f}" if value == 0 or abs(value) >= 0.01 else f"{value:.1e}"
-        case None:
-            return "-"
-        case _:
-            return str(value).replace("|", "\\|")
-
-
-def _table(header: list[str], rows: list[list[Any]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *[[_cell(value) for value in row] for row in rows]]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
-
-
-def _asked(content: dict[str, Any]) -> list[str]:
-    """What the run was asked to show, and whether it did."""
-    rows = [[t["what"], t["value"], f"{t['op']} {t['target']}", t["met"]] for t in content["targets"]]
-    return _table(["asked", "measured", "target", "met"], rows)
-
-
-def _picked(titles: dict[str, str], rows: list[dict[str, Any]]) -> list[str]:
-    """Rows by key; `titles`: the keys to show, and what to call them."""
-    return _table(list(titles.values()), [[row.get(key) for key in titles] for row in rows])
 
 
 def demo(content: dict[str, Any]) -> list[str]:
@@ -63,9 +25,9 @@ def demo(content: dict[str, Any]) -> list[str]:
     figures = ["scenario", "task", "rows", "ne_train_side", "ne_served", "auc_served", "calibration"]
     titles = ["scenario", "task", "rows", "NE in training", "NE served", "AUC served", "calibration"]
     return [
-        *_asked(content),
+        *asked(content),
         "",
-        *_table(titles, [[row[key] for key in figures] for row in content["results"]]),
+        *table(titles, [[row[key] for key in figures] for row in content["results"]]),
     ]
 
 
@@ -73,7 +35,7 @@ def transform(content: dict[str, Any]) -> list[str]:
     """Ours and the peer, per kind of column and number of rows."""
     figures = ["shape", "rows", "median_ms", "peer", "peer_median_ms", "ratio_best_peer"]
     titles = ["shape", "rows", "ours, ms", "peer", "peer, ms", "peer / ours"]
-    return _table(titles, [[row[key] for key in figures] for row in content["results"]])
+    return table(titles, [[row[key] for key in figures] for row in content["results"]])
 
 
 def kernels(content: dict[str, Any]) -> list[str]:
@@ -86,13 +48,13 @@ def kernels(content: dict[str, Any]) -> list[str]:
     points = dict.fromkeys((row["shape"], row["rows"], row["threads"]) for row in rows)
     medians = {(row["shape"], row["rows"], row["threads"], row["backend"]): row["median_ms"] for row in rows}
     return [
-        *_asked(content),
+        *asked(content),
         "",
-        *_table(titles, [[row[key] for key in [*figures, "best_peer", "ratio_best_peer"]] for row in ours]),
+        *table(titles, [[row[key] for key in [*figures, "best_peer", "ratio_best_peer"]] for row in ours]),
         "",
         "Medians in ms:",
         "",
-        *_table(
+        *table(
             ["shape", "rows", "threads", *backends],
             [[*point, *(medians.get((*point, backend)) for backend in backends)] for point in points],
         ),
@@ -113,7 +75,7 @@ def kernels_summary(content: dict[str, Any]) -> list[str]:
                 [row["shape"], row["rows"], row["median_ms"], row["peak_fraction"], row["ratio_best_float_peer"],
                  row["best_peer"], row["ratio_best_peer"], other["median_ms"], other["ratio_best_peer"]]
             )  # fmt: skip
-    return _table(titles, cells)
+    return table(titles, cells)
 
 
 _LOAD = {
@@ -130,11 +92,11 @@ def serving(content: dict[str, Any]) -> list[str]:
     beyond |= {"peak_rows_per_second": "peak, rows/s", "p99_ms": "p99 of OK, ms"}
     beyond |= {"rejected_p99_ms": "p99 of rejected, ms", "server_cpu_seconds": "server CPU, s"}
     return [
-        *_asked(content),
+        *asked(content),
         "",
-        *_picked({"callers": "clients", **_LOAD}, points),
+        *picked({"callers": "clients", **_LOAD}, points),
         "",
-        *_picked(beyond, [row for row in rows if row["shape"] != "R1"]),
+        *picked(beyond, [row for row in rows if row["shape"] != "R1"]),
     ]
 
 
@@ -149,15 +111,15 @@ def scenarios(content: dict[str, Any]) -> list[str]:
     memory = [[row["scenarios"], row["start_seconds"], row["rss_bytes"] / 2**20] for row in content["servers"]]
     engines = [[row["backend"], row["scenarios"], row["bytes_per_scenario"] / 2**20] for row in content["engines"]]
     return [
-        *_asked(content),
+        *asked(content),
         "",
-        *_picked(ours, served),
+        *picked(ours, served),
         "",
-        *_picked(alone, [row for row in rows if row not in served]),
+        *picked(alone, [row for row in rows if row not in served]),
         "",
-        *_table(["scenarios", "start-up, s", "memory of the server, MiB"], memory),
+        *table(["scenarios", "start-up, s", "memory of the server, MiB"], memory),
         "",
-        *_table(["in-process", "scenarios", "MiB per scenario"], engines),
+        *table(["in-process", "scenarios", "MiB per scenario"], engines),
     ]
 
 
@@ -165,9 +127,9 @@ def isolation(content: dict[str, Any]) -> list[str]:
     """What was asked; every round."""
     figures = {"shape": "who", "rows_per_second": "rows/s", "median_ms": "p50, ms", "p99_ms": "p99, ms"}
     return [
-        *_asked(content),
+        *asked(content),
         "",
-        *_picked(figures | {"generator_lag_p99_ms": "sent late, p99, ms"}, content["results"]),
+        *picked(figures | {"generator_lag_p99_ms": "sent late, p99, ms"}, content["results"]),
     ]
 
 
@@ -183,10 +145,10 @@ def hotswap(content: dict[str, Any]) -> list[str]:
     peers = {"backend": "server", "capacity_rows_per_second": "capacity, rows/s", "steady_p99_ms": "p99 before, ms"}
     peers |= {"p99_ms": "p99 during swaps, ms", "p999_ms": "p99.9, ms", "failed": "failed calls", "swaps": "swaps"}
     peers |= {"first_answer_ms": "to the first answer, ms", "resident_mib": "memory, MiB", "grown_mib": "growth, MiB"}
-    lines = _asked(content)
+    lines = asked(content)
     for part, titles in (("swaps", swaps), ("freshness", fresh), ("crashes", crashes), ("peers", peers)):
         rows = [row for row in content["results"] if row["part"] == part]
-        lines += ["", *_picked(titles, rows)] if rows else []
+        lines += ["", *picked(titles, rows)] if rows else []
     return lines
 
 
@@ -203,7 +165,7 @@ def faults(content: dict[str, Any]) -> list[str]:
 def budget(content: dict[str, Any]) -> list[str]:
     """Microseconds of CPU time per request, by part of the server."""
     parts = {key: key.removesuffix(" us") for key in content["results"][0] if key.endswith(" us")}
-    return _picked({"rows": "rows", "callers": "clients", "cpu_us": "CPU, us", **parts}, content["results"])
+    return picked({"rows": "rows", "callers": "clients", "cpu_us": "CPU, us", **parts}, content["results"])
 
 
 def _spread(content: dict[str, Any], name: str) -> str:
@@ -218,9 +180,9 @@ def quality_frappe(content: dict[str, Any]) -> list[str]:
     mean = ["mean ± sd", "", *(_spread(content, name) for name in named)]
     seeds = [[row[key] for key in ("seed", "epoch", *named)] for row in content["results"]]
     return [
-        *_asked(content),
+        *asked(content),
         "",
-        *_table(["seed", "best epoch", *named.values()], [*seeds, mean]),
+        *table(["seed", "best epoch", *named.values()], [*seeds, mean]),
         "",
         f"{len(seeds)} seeds; {content['statement']}.",
     ]
@@ -237,9 +199,9 @@ def quality_movielens(content: dict[str, Any]) -> list[str]:
     ]
     titles = ["rows of", "AUC", "AUC, shared MLP", "logloss", "logloss, shared MLP"]
     return [
-        *_asked(content),
+        *asked(content),
         "",
-        *_table(titles, rows),
+        *table(titles, rows),
         "",
         f"Mean ± sd of {len(content['results'])} seeds; {content['statement']}.",
     ]
@@ -253,9 +215,9 @@ def quality_census(content: dict[str, Any]) -> list[str]:
         for figure in ("auc", "ne")
     ]
     return [
-        *_asked(content),
+        *asked(content),
         "",
-        *_table(["on valid", "the template", "its teacher, not served"], rows),
+        *table(["on valid", "the template", "its teacher, not served"], rows),
         "",
         f"Mean ± sd of {len(content['results'])} seeds; {content['statement']}.",
     ]
@@ -265,12 +227,13 @@ def training(content: dict[str, Any]) -> list[str]:
     """What was asked; every trainer."""
     titles = {"shape": "model", "backend": "trainer", "loader_processes": "loader processes", "epochs": "epochs"}
     titles |= {"rows_per_second": "rows/s", "lowest": "lowest", "highest": "highest", "ratio": "smt / trainer"}
-    return [*_asked(content), "", *_picked(titles, content["results"])]
+    return [*asked(content), "", *picked(titles, content["results"])]
 
 
 # Marker: result file and how it is shown.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "budget": ("budget", budget),
+    "cycles": ("cycles", cycles),
     "demo": ("demo", demo),
     "faults": ("faults", faults),
     "hotswap": ("hotswap", hotswap),
@@ -280,11 +243,11 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "quality_census": ("quality_census", quality_census),
     "quality_frappe": ("quality_frappe", quality_frappe),
     "quality_movielens": ("quality_movielens", quality_movielens),
-    "quality_frappe_summary": ("quality_frappe", _asked),
-    "quality_movielens_summary": ("quality_movielens", _asked),
+    "quality_frappe_summary": ("quality_frappe", asked),
+    "quality_movielens_summary": ("quality_movielens", asked),
     "scenarios": ("scenarios", scenarios),
     "serving": ("serving", serving),
-    "serving_summary": ("serving", _asked),
+    "serving_summary": ("serving", asked),
     "training": ("training", training),
     "transform": ("transform", transform),
 }
@@ -296,7 +259,7 @@ def render(text: str) -> str:
     def rebuild(match: re.Match[str]) -> str:
         name, show = TABLES[match[2]]
         content = json.loads((RESULTS / f"{name}.json").read_text())
-        body = "\n".join([*show(content), "", _source(content, name), ""])
+        body = "\n".join([*show(content), "", source(content, name), ""])
         return f"{match[1]}{body}{match[3]}"
 
     return MARKER.sub(rebuild, text)

@@ -31,6 +31,7 @@ from smt.training.expressions import Expression, ExpressionError
 from smt.training.template import Name, Template, load_template
 
 Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 _BELONGS_TO_TEMPLATE = ("recipe", "components", "slots", "capacity")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 

@@ -4,6 +4,7 @@ report = validate_scenario(load_scenario("income_workers.yaml"))
 report.errors, report.warnings, report.to_json()
 """
 
+import itertools
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from smt.training.features import MISSING_ROW, UNKNOWN_ROW, CategoricalFeature
 from smt.training.fit import Fitted, fit, raw_columns
 from smt.training.leaks import LEAK_AUC, single_input_aucs
 from smt.training.reading import BATCH_ROWS, DataError, iter_batches, pieces
-from smt.training.scenario import Scenario, Split
+from smt.training.scenario import SPLITS, Scenario, Split
 
 # Shares above which a warning is worth a reader's time.
 MANY_MISSING = 0.5
@@ -75,7 +76,7 @@ class ValidationReport:
 
 
 def validate_scenario(scenario: Scenario) -> ValidationReport:
-    """Reads both splits, and a sample of the training split for label leaks.
+    """Reads train and valid, and a sample of the training split for label leaks.
 
     Mistakes of the data are in the report's `errors`; nothing of them is raised.
     """
@@ -83,9 +84,12 @@ def validate_scenario(scenario: Scenario) -> ValidationReport:
     _count_slots(scenario, report)
     report.tasks = [TaskReport(task.name) for task in scenario.tasks]
     problems: list[Problem] = []
-    for split in ("train", "valid"):
+    named = [split for split in SPLITS if getattr(scenario.data, split) is not None]
+    for split in named:
         try:
-            report.rows[split] = {"read": sum(piece.rows for piece in pieces(scenario, split)), "kept": 0}
+            rows = sum(piece.rows for piece in pieces(scenario, split))
+            if split != "test":  # which only cycles read
+                report.rows[split] = {"read": rows, "kept": 0}
         except ConfigError as error:
             problems += error.problems
         except DataError as error:
@@ -93,8 +97,9 @@ def validate_scenario(scenario: Scenario) -> ValidationReport:
     report.errors += [str(problem) for problem in dict.fromkeys(problems)]
     if report.errors:
         return report
-    if set(scenario.files("train")) & set(scenario.files("valid")):
-        report.warnings.append(f"{scenario.path}: the same file is in data.train and data.valid")
+    for a, b in itertools.combinations(named, 2):
+        if set(scenario.files(a)) & set(scenario.files(b)):
+            report.warnings.append(f"{scenario.path}: the same file is in data.{a} and data.{b}")
     try:
         fitted = fit(scenario)
     except (ConfigError, DataError, InputError) as error:

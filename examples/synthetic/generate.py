@@ -37,6 +37,7 @@ template: template.yaml
 data:
   train: {name}/train.parquet
   valid: {name}/valid.parquet
+  test: {name}/test.parquet
 features:
   - {{inputs: [price, activity], type: number, dense: [log, normalise]}}
   - {{inputs: [age, position], type: number, dense: [normalise]}}

@@ -1,10 +1,12 @@
 """The ecosystem of real data: its surfaces, how rows are cut and split, and a short training of every scenario."""
 
+import dataclasses
 import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -13,6 +15,7 @@ from examples.ecosystem.prepare import cut, prepare
 from examples.ecosystem.sources import SOURCES, movielens
 from examples.ecosystem.surfaces import FOLDER, SURFACES, Surface, scenarios
 from smt.training.expressions import Expression
+from smt.training.reading import pieces
 from smt.training.trainer import train
 
 SPLITS = ("train", "valid", "test")
@@ -38,9 +41,9 @@ def surface(rows: str) -> Surface:
     return Surface("some", "census", Expression.parse(rows))
 
 
-def numbered(start: int, rows: int) -> pa.Table:
+def numbered(start: int, rows: int, units: int = 1) -> pa.Table:
     row = np.arange(start, start + rows)
-    return pa.table({"row": row, "odd": row % 2})
+    return pa.table({"row": row, "odd": row % 2, "unit": row % units})
 
 
 def test_cut_takes_the_surface_and_parts_train_from_valid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +61,25 @@ def test_cut_takes_the_surface_and_parts_train_from_valid(monkeypatch: pytest.Mo
     assert set(fewer) < set(rows["train"])
     assert fewer.max() > 500  # of all rows, not of the first ones
     assert np.array_equal(fewer, cut(surface("odd == 1"), source)["train"]["row"].to_numpy())
+
+
+def test_cut_leaves_out_whole_units_and_the_same_ones_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(preparation.MOST_ROWS, "train", 300)
+    source = {"train": numbered(0, 1000, units=50), "test": numbered(5000, 200, units=50)}
+    by_user = dataclasses.replace(surface("row >= 0"), unit="unit")
+    splits = cut(by_user, source)
+    units = {name: set(splits[name]["unit"].to_pylist()) for name in SPLITS}
+    assert units["train"] == units["test"] >= units["valid"]
+    # 20 rows of each unit, of which a fifth is in valid.
+    assert 10 <= len(units["train"]) <= 25
+    assert splits["train"].num_rows <= 300
+    for name, rows in splits.items():
+        whole = source["test"] if name == "test" else source["train"]
+        kept = whole.filter(pc.is_in(whole["unit"], pa.array(units["train"])))
+        parts = [splits["train"], splits["valid"]] if name != "test" else [rows]
+        assert sum(part.num_rows for part in parts) == kept.num_rows
+    monkeypatch.setitem(preparation.MOST_ROWS, "train", 5)
+    assert len(set(cut(by_user, source)["train"]["unit"].to_pylist())) == 1  # one at least, of which some rows
 
 
 def test_cut_keeps_the_valid_split_that_a_source_has() -> None:
@@ -112,12 +134,14 @@ def test_every_scenario_trains_on_real_rows(source: str, tmp_path: Path, monkeyp
         monkeypatch.setitem(preparation.MOST_ROWS, split, 1500)
     written = prepare(Path(data or ""), tmp_path / "data", [source])
     assert list(written) == [each.name for each in SURFACES if each.source == source]
-    assert all(rows == dict.fromkeys(SPLITS, 1500) for rows in written.values())
+    for rows in written.values():
+        assert 0 < min(rows.values()) <= max(rows.values()) <= 1500
     monkeypatch.setenv("ECOSYSTEM_DATA", str(tmp_path / "data"))
     for scenario in scenarios():
         if scenario.name in written:
             result = train(scenario, tmp_path / "runs" / scenario.name, epochs=1, progress=False)
-            assert result.rows == {"train": 1500, "valid": 1500}
+            assert result.rows == {split: written[scenario.name][split] for split in ("train", "valid")}
+            assert sum(piece.rows for piece in pieces(scenario, "test")) == written[scenario.name]["test"]
             for metrics in result.metrics.values():
                 assert 0 < metrics.positives < metrics.rows
                 assert metrics.logloss is not None

@@ -3,7 +3,9 @@
 import filecmp
 import json
 import math
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,13 +14,13 @@ import pytest
 from bench.result import Result
 from examples.synthetic import generate as generation
 from examples.synthetic.bayes import Bayes
-from examples.synthetic.evaluate import distances, evaluate
-from examples.synthetic.generate import generate
+from examples.synthetic.evaluate import evaluate
+from examples.synthetic.generate import FOLDER, generate
 from examples.synthetic.world import DEVICES, WINDOWS, Rows, Settings, World
+from smt.training.cycle.config import load_cycle
+from smt.training.cycle.report.page import ReportError
 from smt.training.metrics import task_metrics
-from smt.training.reading import DataError
 from smt.training.scenario import load_scenario
-from smt.training.template import load_template
 from smt.training.validate import validate_scenario
 
 SETTINGS = Settings(seed=3, users=300, items=100, surfaces=4)
@@ -150,23 +152,44 @@ def test_scenarios_read_no_label_and_no_true_probability(tmp_path: Path) -> None
         assert not validate_scenario(scenario).errors
 
 
-def test_distances_of_trained_models(tmp_path: Path) -> None:
-    """Two templates, of which the second hardly learns: the first is closer, none is better than the best possible."""
-    found = generate(tmp_path, 1, 6000, 1)
-    text = (tmp_path / "template.yaml").read_text()
-    worse = text.replace("version: 1.0.0", "version: 2.0.0").replace("epochs: 4", "epochs: 1")
-    (tmp_path / "worse.yaml").write_text(worse.replace("lr: 0.001", "lr: 0.00001"))
+def test_distances_are_of_the_verified_runs_and_their_mean_has_to_shrink() -> None:
+    bayes = {"a": {"test": {"click": {"ne": 0.6}, "buy": {"ne": 0.8}}}, "b": {"test": {"click": {"ne": 0.5}}}}
+
+    def cycle(name: str, adopted: list[str], before: list[float], after: list[float]) -> dict[str, Any]:
+        """before, after: distances of two runs, on every objective."""
+        quality: dict[str, Any] = {}
+        for scenario, splits in bayes.items():
+            best = {task: figures["ne"] for task, figures in splits["test"].items()}
+            quality[scenario] = {
+                side: {"test": {"tasks": best, "runs": [{task: ne + d for task, ne in best.items()} for d in values]}}
+                for side, values in (("before", before), ("after", after))
+            }
+        return {"cycle": name, "adopted": adopted, "quality": quality, "confidence": 0.95}
+
+    first = cycle("one", ["ema"], [0.10, 0.12], [0.05, 0.07])
+    second = cycle("two", [], [0.05, 0.07], [0.05, 0.07])
     result = Result("synthetic")
-    templates = [load_template(tmp_path / name) for name in ("template.yaml", "worse.yaml")]
-    evaluate(tmp_path, tmp_path / "runs", [1], templates, result)
-    assert [(row["template"], row["task"]) for row in result.results] == [
-        (version, task) for version in ("1.0.0", "2.0.0") for task in ("click", "conversion")
-    ]
+    evaluate([first, second], bayes, result)
     for row in result.results:
-        best = found["surface_000"]["test"][row["task"]]
-        assert row["test_ne_bayes"] == best["ne"]
-        assert row["test_distance"] == row["test_ne"] - best["ne"] > 0
-    assert [target["met"] for target in result.targets] == [False]
-    other = task_metrics(np.array([0, 1, 1]), np.array([0.5, 0.5, 0.5]))
-    with pytest.raises(DataError, match=r"3 test rows with 2 of click; expected those of bayes\.json, 1500"):
-        distances({"test": other}, found["surface_000"], "click")
+        assert [row[key] for key in ("before", "one", "two")] == pytest.approx([0.11, 0.06, 0.06])
+    means = result.extra["mean_distance"]
+    assert [mean["adopted"] for mean in means] == [[], ["ema"], []]
+    assert means[1]["distance"] == pytest.approx(0.06)
+    assert means[1]["low"] < 0.06 < means[1]["high"]
+    assert [(target["id"], target["met"]) for target in result.targets] == [("closer-one", True), ("closer-two", False)]
+    other = {**first["quality"]["a"]["after"], "test": {"tasks": {"click": 1}, "runs": []}}
+    with pytest.raises(ReportError, match=r"scenario a: found \['click'\]; expected .*\['buy', 'click'\]"):
+        evaluate([{**first, "quality": {"a": {"before": other, "after": other}}}], bayes, Result("synthetic"))
+
+
+def test_the_cycles_are_of_generated_scenarios_and_start_where_the_one_before_ended(tmp_path: Path) -> None:
+    generate(tmp_path / "build" / "synthetic", 3, 2000, 1)
+    folder = tmp_path / "examples" / "synthetic"
+    shutil.copytree(FOLDER, folder)
+    for number in range(1, 5):
+        cycle = load_cycle(folder / f"cycle-{number}.yaml")
+        assert len(cycle.scenarios) == 3
+        assert all(load_scenario(path).files("test") for path in cycle.scenarios.values())
+        place = tmp_path / "build" / "cycles" / cycle.name
+        place.mkdir(parents=True)
+        shutil.copy(cycle.template.path, place / "template.yaml")

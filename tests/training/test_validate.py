@@ -74,6 +74,7 @@ def test_errors_name_the_line(tmp_path: Path) -> None:
         ({"valid.parquet": "valid.parquet\n  filter: age > 500"}, "data.filter: found no training row"),
         ({"valid.parquet": "valid.parquet\n  filter: age > 'x'"}, "data.filter: found a number compared with a string"),
         ({"valid.parquet": "none.parquet"}, "data.valid[0]: found no such file"),
+        ({"valid.parquet": "valid.parquet\n  test: none.parquet"}, "data.test[0]: found no such file"),
         ({"[price]": "[prize]"}, "found the unknown column 'prize' (did you mean 'price'?)"),
         ({"label: clicked == 1": "label: row"}, "found the label"),
         ({"label: clicked == 1": "label: row > 5000"}, "tasks[0].label: found only labels of 0 in data.train"),
@@ -108,8 +109,10 @@ def test_valid_rows_that_cannot_be_served_are_errors(tmp_path: Path) -> None:
 
 
 def test_the_same_file_twice_is_a_warning(tmp_path: Path) -> None:
-    report = without_errors(validate_scenario(make_scenario(tmp_path, {"valid.parquet": "train.parquet"})))
-    assert any("the same file" in warning for warning in report.warnings)
+    changes = {"valid.parquet": "train.parquet\n  test: [train.parquet, valid.parquet]"}
+    report = without_errors(validate_scenario(make_scenario(tmp_path, changes)))
+    for pair in ("data.train and data.valid", "data.train and data.test", "data.valid and data.test"):
+        assert any(f"the same file is in {pair}" in warning for warning in report.warnings), pair
 
 
 def leaky(rows: int, kind: str) -> dict[str, Any]:

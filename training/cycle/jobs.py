@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smt.training.config import load_yaml
-from smt.training.scenario import Split, load_scenario
+from smt.training.scenario import SPLITS, Split, load_scenario
 
 # Raised when records of before mean something else.
 FORMAT = 2
@@ -89,12 +89,9 @@ class Job:
         return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
-_SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-
-
 def _splits(scenario: dict[str, Any]) -> list[Split]:
     """Those that a scenario's YAML names."""
-    return [split for split in _SPLITS if scenario["data"].get(split) is not None]
+    return [split for split in SPLITS if scenario["data"].get(split) is not None]
 
 
 @lru_cache(maxsize=4096)
