@@ -198,8 +198,9 @@ def _executor(name: str, workers: int | None) -> Executor:
 
 
 def _show(result: dict[str, Any]) -> None:
-    scenarios = list(result["scenarios"])
     cells = {(cell["technique"], cell["scenario"]): cell for cell in result["adoption"]}
+    # A gain is measured on the representatives alone.
+    scenarios = [name for name, each in result["scenarios"].items() if each["represents"]]
     rows = []
     for technique in result["candidates"]:
         gains = [cells[technique, scenario]["gain"] for scenario in scenarios]

@@ -127,7 +127,7 @@ SCENARIO_MISTAKES = [
     ("tasks:", "components: {}\ntasks:", "components", "'components' in a scenario", "belong to the template"),
     ("  train: train.parquet", "  train: 7", "data.train", "7", "the path of a parquet file"),
     ("  train: train.parquet", "  trian: train.parquet", "data.train", "nothing", "the path of a parquet file"),
-    ("  train: train.parquet", "  trian: train.parquet", "data.trian", "did you mean 'train'?", "train, valid, filter"),
+    ("  train: train.parquet", "  trian: train.parquet", "data.trian", "did you mean 'train'?", "train, valid, test"),
     ("  valid: valid.parquet", "  valid: []", "data.valid", "[]", "the path of a parquet file"),
     ("valid.parquet", "valid.parquet\n  filter: age >", "data.filter", "a syntax error", "columns, literals"),
     ("valid.parquet", "valid.parquet\n  filter: age = 3", "data.filter", "did you mean == ?", "columns, literals"),

@@ -71,7 +71,10 @@ def planned(cycle: Cycle, representatives: int, release: bool) -> dict[str, floa
     count = len(cycle.scenarios)
     plan = {"screening": screening, "verification": 2 * count * entry.verify.seeds * entry.verify.share * share}
     if entry.teachers is not None:
-        plan["teachers"] = count * entry.teachers.seeds * share
+        # Those of every scenario on all rows and on the verification's, and of the representatives on other shares.
+        everywhere = {1.0, entry.verify.share}
+        shares = {rung.share for rung in entry.rungs} - everywhere
+        plan["teachers"] = (count * sum(everywhere) + representatives * sum(shares)) * entry.teachers.seeds * share
     if entry.trunk is not None:
         plan["trunk"] = share
     return plan | ({"release": count * share} if release else {})

@@ -116,7 +116,8 @@ def _tune(cycle: Cycle, runner: Runner, measure: MeasureSpeed | None, name: str,
     gate = CapacityGate(cycle.template, cycle.entry.capacity.tolerance, measure)
     start = runner.spent
     verification = 2 * len(verified.seeds) * verified.share * _epochs(cycle)
-    teachers = 0.0 if cycle.entry.teachers is None else cycle.entry.teachers.seeds * _epochs(cycle)
+    shares = {verified.share, *(rung.share for rung in cycle.entry.rungs)}
+    teachers = 0.0 if cycle.entry.teachers is None else sum(shares) * cycle.entry.teachers.seeds * _epochs(cycle)
     candidates = _affordable(cycle, number, budget - verification - teachers)
     if not candidates:
         raise CycleError(

@@ -6,8 +6,9 @@
       - {name: distill, teachers: ["{teachers}"]}
       - {name: warm_start, run: "{trunk}"}
 
-`{teachers}` in a list is as many run directories: of the scenario itself, with the template as it is. `{trunk}` is one,
-of a scenario that holds the rows of all. They are jobs like all others, with their weights kept.
+`{teachers}` in a list is as many run directories: of the scenario itself, with the template as it is, on the share of
+its rows that the candidate gets (on other rows, features are fitted to other values). `{trunk}` is one, of a scenario
+that holds the rows of all. They are jobs like all others, with their weights kept.
 """
 
 import json
@@ -33,21 +34,21 @@ class Sources:
     trunk: Path | None = None
     epochs: int | None = None
 
-    def teachers(self, scenario: Path) -> list[Job]:
-        return [self._kept(scenario, seed) for seed in self.teacher_seeds]
+    def teachers(self, scenario: Path, share: float = 1.0) -> list[Job]:
+        return [self._kept(scenario, seed, share) for seed in self.teacher_seeds]
 
     def trunks(self) -> list[Job]:
         """The trunk, if there is one."""
         return [] if self.trunk is None else [self._kept(self.trunk, 0)]
 
-    def _kept(self, scenario: Path, seed: int) -> Job:
-        return Job(scenario, self.incumbent.content, seed, epochs=self.epochs, keep=True)
+    def _kept(self, scenario: Path, seed: int, share: float = 1.0) -> Job:
+        return Job(scenario, self.incumbent.content, seed, share, self.epochs, keep=True)
 
     def job(self, variant: Variant, scenario: Path, seed: int, share: float, epochs: int | None) -> Job:
         """A job of a variant, with what its techniques name in its place."""
         needs: list[Job] = []
         places: dict[str, list[str]] = {}
-        for name, jobs in ((TEACHERS, self.teachers(scenario)), (TRUNK, self.trunks())):
+        for name, jobs in ((TEACHERS, self.teachers(scenario, share)), (TRUNK, self.trunks())):
             if name in variant.content:
                 needs += jobs
                 places[name] = [str(self.store.run_dir(job)) for job in jobs]

@@ -51,6 +51,11 @@ def adopted(
     return result["adopted"], result
 
 
+def share_of(folder: Path) -> float:
+    """Of the rows that a job is trained on."""
+    return float(json.loads((folder / "scenario.yaml").read_text())["data"]["share"])
+
+
 def why(result: dict[str, Any], technique: str) -> str:
     [reason] = {cell["why"] for cell in result["adoption"] if cell["technique"] == technique}
     return str(reason)
@@ -253,10 +258,13 @@ def test_candidates_may_learn_from_runs_of_each_scenario(tmp_path: Path) -> None
     assert warm_start.model_dump()["run"] == str(tmp_path / "out" / "trunk")
     jobs = {folder: json.loads((folder / "job.json").read_bytes()) for folder in executor.executed}
     kept = {job["key"]: folder for folder, job in jobs.items() if job["keep"]}
-    assert len(kept) == 2 * len(FILTERS) + 1
+    representatives = [name for name, each in result["scenarios"].items() if each["represents"]]
+    assert len(kept) == 2 * (len(FILTERS) + len(representatives)) + 1
     linked = {(tmp_path / "out" / "teachers" / name / str(i)).readlink() for name in FILTERS for i in range(2)}
-    assert linked | {(tmp_path / "out" / "trunk").readlink()} == {folder / "run" for folder in kept.values()}
-    # Every student's teachers are of its scenario, were there before it, and have seeds that no student has.
+    linked |= {(tmp_path / "out" / "trunk").readlink()}
+    assert linked < {folder / "run" for folder in kept.values()}
+    assert {share_of(place.parent) for place in linked} == {1.0}
+    # Every student's teachers are of its scenario and share, were there before it, and have seeds that no student has.
     order = {folder: i for i, folder in enumerate(executor.executed)}
     seeds = {True: set(), False: set()}
     for folder, job in jobs.items():
@@ -267,9 +275,13 @@ def test_candidates_may_learn_from_runs_of_each_scenario(tmp_path: Path) -> None
             assert len(teachers) in (0, 2)
             for teacher in map(Path, teachers):
                 assert order[teacher.parent] < order[folder]
-                assert json.loads((teacher.parent / "scenario.yaml").read_text())["scenario"] == scenario["scenario"]
+                of = json.loads((teacher.parent / "scenario.yaml").read_text())
+                assert (of["scenario"], of["data"]["share"]) == (scenario["scenario"], scenario["data"]["share"])
     assert not seeds[True] & seeds[False]
     assert runner.spent == pytest.approx(result["runs"]["total"])
+    # The plan has room for all of them: those of every scenario, and of the representatives on half of their rows.
+    plan = planned(cycle, len(representatives), release=False)
+    assert plan["teachers"] == pytest.approx(sum(map(share_of, kept.values())) - 1)
     # In another place the same jobs have the same keys.
     other = Runner(Store(tmp_path / "elsewhere"), PlantedEffects({}))
     variant = Variant.of(cycle.template.path).plus(*cycle.candidates.values())
