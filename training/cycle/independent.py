@@ -15,6 +15,7 @@ from smt.training.cycle.config import Cycle
 from smt.training.cycle.cycle import check_scenarios, settings_of, sources_of
 from smt.training.cycle.result import side
 from smt.training.cycle.screening import screen
+from smt.training.cycle.sources import TEACHERS
 from smt.training.cycle.store import Runner
 from smt.training.cycle.trials import CycleError, Trials
 from smt.training.cycle.variant import Variant
@@ -118,7 +119,7 @@ def _tune(cycle: Cycle, runner: Runner, measure: MeasureSpeed | None, name: str,
     verification = 2 * len(verified.seeds) * verified.share * _epochs(cycle)
     shares = {verified.share, *(rung.share for rung in cycle.entry.rungs)}
     teachers = 0.0 if cycle.entry.teachers is None else sum(shares) * cycle.entry.teachers.seeds * _epochs(cycle)
-    candidates = _affordable(cycle, number, budget - verification - teachers)
+    candidates = _affordable(cycle, number, budget - verification, teachers)
     if not candidates:
         raise CycleError(
             f"{cycle.document.path}: budget.runs: {cycle.entry.budget.runs:g} leaves {budget:.1f} for each of "
@@ -150,14 +151,19 @@ def _epochs(cycle: Cycle) -> float:
     return 1.0 if cycle.epochs is None else cycle.epochs / cycle.template.recipe.epochs
 
 
-def _affordable(cycle: Cycle, number: int, budget: float) -> dict[str, Technique]:
-    """As many candidates as can be screened on one scenario, beginning with another one for each scenario."""
+def _affordable(cycle: Cycle, number: int, budget: float, teachers: float) -> dict[str, Technique]:
+    """As many candidates as can be screened on one scenario, beginning with another one for each scenario.
+
+    teachers: cost of theirs, if one of them has some.
+    """
     labels = list(cycle.candidates)
-    count = len(labels)
-    while count and _screening(cycle, count) > budget:
-        count -= 1
-    first = number * max(count, 1)
-    return {label: cycle.candidates[label] for label in (labels[(first + i) % len(labels)] for i in range(count))}
+    for count in range(len(labels), 0, -1):
+        places = [(number * count + i) % len(labels) for i in range(count)]
+        chosen = {labels[place]: cycle.candidates[labels[place]] for place in places}
+        needed = teachers if any(TEACHERS in each.model_dump_json() for each in chosen.values()) else 0.0
+        if _screening(cycle, count) + needed <= budget + 1e-9:
+            return chosen
+    return {}
 
 
 def _screening(cycle: Cycle, count: int) -> float:
