@@ -9,7 +9,7 @@ rows, which no choice has seen. What the figures mean is in docs/cycles.md.
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from smt.training.cycle.report.compare import Comparison, comparison
 from smt.training.cycle.report.page import ReportError, read_results
 from smt.training.cycle.statistics import Interval, combined
 
-Json = Mapping[str, Any]
+Json = dict[str, Any]
 
 
 def gain(result: Json) -> Interval:
