@@ -159,7 +159,7 @@ def faults(content: dict[str, Any]) -> list[str]:
         [*(row[key] for key in ("case", "tried", "refused", "taken")), shorten(row["reason"], 120, placeholder=" …")]
         for row in content["results"]
     ]
-    return [*_asked(content), "", *_table(titles, rows)]
+    return [*asked(content), "", *table(titles, rows)]
 
 
 def budget(content: dict[str, Any]) -> list[str]:
