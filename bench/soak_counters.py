@@ -13,7 +13,7 @@ from smt.serving.loadgen import LoadResult, StreamResult
 ANY = "*"
 
 # Calls that never left the client.
-_NOT_MADE = ("no connection", "not sent")
+_NOT_MADE = ("no connection", "not sent", "client deadline, not sent")
 
 _PARTS = 10
 

@@ -19,11 +19,10 @@ struct Call {
   uint64_t number = 0;  // of this use of the object; 0: not in use
   uint32_t source = 0;
   uint32_t stream = 0;
-  bool closed = false;  // of a closed source: its end lets a caller call again
-  Nanos intended = 0;   // open sources: as scheduled; closed: when it was sent
-  Nanos sent = 0;
-  Nanos deadline = 0;     // 0: none
-  int timeout = -1;       // of Stream::timeouts; -1: none
+  bool closed = false;    // of a closed source: its end lets a caller call again
+  Nanos intended = 0;     // open sources: as scheduled; closed: when the caller called
+  Nanos deadline = 0;     // counted from `intended`; 0: none
+  Nanos sent = 0;         // when its first bytes went to the socket; 0: it still waits in the client
   bool retried = false;   // refused by a connection that was ending, and sent again on another
   bool finished = false;  // its outcome is known; the connection may still point to it
 

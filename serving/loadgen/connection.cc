@@ -13,8 +13,8 @@ namespace {
 // Windows so large that answers never wait for us: what is measured is the server.
 constexpr int32_t kStreamWindow = 16 << 20;
 constexpr int32_t kConnectionWindow = 1 << 30;
-// Frames are made up to here before the socket takes them; beyond, they wait where a cancellation still finds them.
-constexpr size_t kMostPending = 1 << 20;
+// Frames are made up to here before the socket takes them; beyond, calls wait where their deadline still finds them.
+constexpr size_t kMostPending = 128 << 10;
 
 std::string_view view(const uint8_t* data, size_t size) { return {reinterpret_cast<const char*>(data), size}; }
 
@@ -27,6 +27,15 @@ int parse_status(std::string_view text) {
     value = value * 10 + (c - '0');
   }
   return value;
+}
+
+// At most eight digits and a unit, as gRPC's HTTP/2 mapping wants; the finest that fits.
+std::string timeout_header(Nanos left) {
+  constexpr int64_t kLimit = 100'000'000;
+  int64_t micros = std::max<int64_t>(1, left / 1000);
+  if (micros < kLimit) return std::to_string(micros) + "u";
+  int64_t millis = micros / 1000;
+  return millis < kLimit ? std::to_string(millis) + "m" : std::to_string(millis / 1000) + "S";
 }
 
 Call* call_of(nghttp2_session* session, int32_t stream_id) {
@@ -186,28 +195,79 @@ void Connection::begin_http2() {
 }
 
 void Connection::submit(Call& call, std::span<const nghttp2_nv> headers) {
+  call.slot = calls_.size();
+  calls_.push_back(&call);
+  waiting_.push_back({&call, headers});
+}
+
+// Those that may go now. gRPC's own clients also tell the server how much time is left when a call is sent, not how
+// much there was when it was made.
+void Connection::send_waiting() {
+  if (state_ != State::kReady || waiting_.empty()) return;
+  const Nanos now = now_ns();
+  while (state_ == State::kReady && !waiting_.empty() && output_.pending() <= kMostPending) {
+    const size_t streams = calls_.size() - waiting_.size();
+    if (streams >= nghttp2_session_get_remote_settings(session_.get(), NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS)) return;
+    const Waiting next = waiting_.front();
+    waiting_.pop_front();
+    if (next.call->deadline == 0 || now < next.call->deadline) {
+      send(next, now);
+      continue;
+    }
+    events_.finished(*next.call, kUnsentDeadline);
+    forget(*next.call);
+    events_.released(*next.call);
+  }
+}
+
+void Connection::send(const Waiting& waiting, Nanos now) {
   constexpr uint8_t kStatic = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE;
   static constexpr char kAuthority[] = ":authority";
   auto* name = reinterpret_cast<uint8_t*>(const_cast<char*>(kAuthority));
   auto* value = reinterpret_cast<uint8_t*>(const_cast<char*>(address_.name.data()));
+  Call& call = *waiting.call;
   // Pseudo-headers come first.
   headers_.clear();
   headers_.push_back({name, value, sizeof kAuthority - 1, address_.name.size(), kStatic});
-  headers_.insert(headers_.end(), headers.begin(), headers.end());
+  headers_.insert(headers_.end(), waiting.headers.begin(), waiting.headers.end());
+  std::string timeout;
+  if (call.deadline != 0) {
+    static constexpr char kTimeout[] = "grpc-timeout";
+    timeout = timeout_header(call.deadline - now);
+    headers_.push_back({reinterpret_cast<uint8_t*>(const_cast<char*>(kTimeout)),
+                        reinterpret_cast<uint8_t*>(timeout.data()), sizeof kTimeout - 1, timeout.size(),
+                        NGHTTP2_NV_FLAG_NO_COPY_NAME});
+  }
   nghttp2_data_provider payload{{.ptr = &call}, Callbacks::payload};
-  call.slot = calls_.size();
-  calls_.push_back(&call);
+  call.sent = now;
   call.stream_id = nghttp2_submit_request(session_.get(), nullptr, headers_.data(), headers_.size(), &payload, &call);
   // Stream ids are used up after 2^30 calls.
   if (call.stream_id < 0) {
-    forget(call);
     state_ = State::kDraining;
+    waiting_.push_front(waiting);
+    hand_back_waiting();
+  }
+}
+
+// The server takes no more calls: another connection's may.
+void Connection::hand_back_waiting() {
+  while (!waiting_.empty()) {
+    Call& call = *waiting_.front().call;
+    waiting_.pop_front();
+    forget(call);
     events_.refused(call);
   }
 }
 
 void Connection::cancel(Call& call) {
-  nghttp2_submit_rst_stream(session_.get(), NGHTTP2_FLAG_NONE, call.stream_id, NGHTTP2_CANCEL);
+  if (call.sent != 0) {
+    nghttp2_submit_rst_stream(session_.get(), NGHTTP2_FLAG_NONE, call.stream_id, NGHTTP2_CANCEL);
+    return;
+  }
+  waiting_.erase(
+      std::find_if(waiting_.begin(), waiting_.end(), [&](const Waiting& each) { return each.call == &call; }));
+  forget(call);
+  events_.released(call);
 }
 
 void Connection::on_event(std::span<char> buffer) {
@@ -229,11 +289,12 @@ void Connection::on_event(std::span<char> buffer) {
         nghttp2_session_mem_recv(session_.get(), reinterpret_cast<uint8_t*>(buffer.data()), static_cast<size_t>(size));
     if (taken < 0) close(std::string("HTTP/2: ") + nghttp2_strerror(static_cast<int>(taken)));
   }
+  if (state_ == State::kDraining) hand_back_waiting();
 }
 
 void Connection::flush() {
   if (state_ == State::kConnecting || state_ == State::kClosed) return;
-  while (output_.pending() > 0 || nghttp2_session_want_write(session_.get()) != 0) {
+  while (send_waiting(), output_.pending() > 0 || nghttp2_session_want_write(session_.get()) != 0) {
     int sent = nghttp2_session_send(session_.get());
     if (sent != 0) return close(std::string("HTTP/2: ") + nghttp2_strerror(sent));
     size_t before = output_.pending();
@@ -251,9 +312,10 @@ void Connection::close(const std::string& why, bool abruptly) {
   state_ = State::kClosed;
   error_ = why;
   if (abruptly) transport_.reset();
+  waiting_.clear();
   while (!calls_.empty()) {
     Call& call = *calls_.back();
-    if (!call.finished) events_.finished(call, kConnectionLost);
+    if (!call.finished) events_.finished(call, call.sent != 0 ? kConnectionLost : kNoConnection);
     forget(call);
     events_.released(call);
   }

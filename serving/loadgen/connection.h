@@ -4,6 +4,7 @@
 #include <nghttp2/nghttp2.h>
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <string>
@@ -21,7 +22,8 @@ class CallEvents {
   virtual ~CallEvents() = default;
   // The call's outcome is known: at most once per call, and never after cancel().
   virtual void finished(Call& call, Outcome outcome) = 0;
-  // The server has not looked at the call and will not: it may be sent again elsewhere. Instead of finished().
+  // The server has not seen the call, or has not looked at it and will not: it may be sent again elsewhere. Instead of
+  // finished().
   virtual void refused(Call& call) = 0;
   // The connection no longer points to the call: exactly once per submitted call that was not refused.
   virtual void released(Call& call) = 0;
@@ -47,10 +49,11 @@ class Connection {
   // Why it closed.
   const std::string& error() const { return error_; }
 
-  // Sends a call at the next flush(). `headers`: the pseudo-headers but :authority, which is added, and all others; the
-  // strings must live as long as the connection. Only when ready().
+  // Sends a call as soon as the server allows another stream and what was to be sent before it is on its way; until
+  // then it waits here, where its deadline still finds it. `headers`: the pseudo-headers but :authority, which is added
+  // as grpc-timeout is, and all others; they must live as long as the connection. Only when ready().
   void submit(Call& call, std::span<const nghttp2_nv> headers);
-  // Resets a call's stream; its outcome is the caller's to record.
+  // Gives a call up, and resets its stream if it was sent. Its outcome is known already.
   void cancel(Call& call);
 
   void on_event(std::span<char> buffer);
@@ -68,8 +71,15 @@ class Connection {
     void operator()(nghttp2_session* session) const { nghttp2_session_del(session); }
   };
   struct Callbacks;  // nghttp2's
+  struct Waiting {
+    Call* call;
+    std::span<const nghttp2_nv> headers;
+  };
 
   void begin_http2();
+  void send_waiting();
+  void send(const Waiting& waiting, Nanos now);
+  void hand_back_waiting();
   void finish(Call& call);
   void forget(Call& call);
 
@@ -81,7 +91,8 @@ class Connection {
   std::unique_ptr<nghttp2_session, FreeSession> session_;
   Output output_;
   std::vector<Call*> calls_;         // submitted and not released
-  std::vector<nghttp2_nv> headers_;  // of the call being submitted
+  std::deque<Waiting> waiting_;      // those of them that are not sent, in the order in which they came
+  std::vector<nghttp2_nv> headers_;  // of the call being sent
   std::string error_;
   uint64_t bytes_in_ = 0;
   uint64_t bytes_out_ = 0;

@@ -21,7 +21,9 @@ inline constexpr Outcome kStreamReset = 21;      // the server reset the stream 
 inline constexpr Outcome kBadAnswer = 22;   // an answer that is not gRPC's, or OK without the message that was expected
 inline constexpr Outcome kUnfinished = 23;  // still no answer when the generator stopped waiting for the last ones
 inline constexpr Outcome kNotSent = 24;     // more calls were under way than the plan allows: not sent
-inline constexpr size_t kOutcomes = 25;
+// The deadline passed while the call waited in the client, for a stream or for bytes before it: not sent.
+inline constexpr Outcome kUnsentDeadline = 25;
+inline constexpr size_t kOutcomes = 26;
 
 inline constexpr std::array<std::string_view, kOutcomes> kOutcomeNames{
     "OK",
@@ -49,6 +51,7 @@ inline constexpr std::array<std::string_view, kOutcomes> kOutcomeNames{
     "bad answer",
     "unfinished",
     "not sent",
+    "client deadline, not sent",
 };
 
 }  // namespace smt::loadgen

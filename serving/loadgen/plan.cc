@@ -72,15 +72,6 @@ class Object {
 
 std::string item(const std::string& path, size_t i) { return path + "[" + std::to_string(i) + "]"; }
 
-// At most eight digits and a unit, as gRPC's HTTP/2 mapping wants; the finest that fits.
-std::string timeout_header(Nanos after) {
-  constexpr int64_t kLimit = 100'000'000;
-  int64_t micros = std::max<int64_t>(1, after / 1000);
-  if (micros < kLimit) return std::to_string(micros) + "u";
-  int64_t millis = micros / 1000;
-  return millis < kLimit ? std::to_string(millis) + "m" : std::to_string(millis / 1000) + "S";
-}
-
 Stream parse_stream(const Object& from, size_t payloads) {
   Stream stream;
   stream.name = from.text("name");
@@ -97,9 +88,7 @@ Stream parse_stream(const Object& from, size_t payloads) {
   const json& timeouts = from.list("timeouts", 0);
   for (size_t i = 0; i < timeouts.size(); ++i) {
     Object one(timeouts[i], item(from.path_of("timeouts"), i));
-    Timeout timeout{one.span("seconds"), one.number("weight", 0, kInfinity), ""};
-    timeout.header = timeout_header(timeout.after);
-    stream.timeouts.push_back(std::move(timeout));
+    stream.timeouts.push_back({one.span("seconds"), one.number("weight", 0, kInfinity)});
   }
   stream.linger = from.span("linger_seconds");
   stream.cancel_fraction = from.number("cancel_fraction", 0, 1);

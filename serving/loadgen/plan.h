@@ -18,9 +18,8 @@ struct PlanError : std::runtime_error {
 };
 
 struct Timeout {
-  Nanos after;
+  Nanos after;  // the moment at which the call was due
   double weight;
-  std::string header;  // of grpc-timeout
 };
 
 // Calls of one method with payloads of one kind. The results are told apart by stream.

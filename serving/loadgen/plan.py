@@ -28,7 +28,8 @@ class Payload:
 
 @dataclass(frozen=True)
 class Timeout:
-    """One of a stream's deadlines, in seconds after sending; each call draws one by weight."""
+    """One of a stream's deadlines, in seconds after the call was due; each call draws one by weight. The server is told
+    what is left of it when the call is sent, as by gRPC's own clients."""
 
     seconds: float
     weight: float = 1.0
@@ -45,7 +46,8 @@ class Stream:
         headers: request metadata.
         timeouts: the deadlines that calls draw from; none: no deadline.
         linger_seconds: how long after the deadline an answer is still waited for. 0, as gRPC's own clients: the call
-            is given up ("client deadline"). More shows what the server does with requests that are late.
+            is given up ("client deadline"). More shows what the server does with requests that are late. A call that
+            still waits in the client by then is not sent at all ("client deadline, not sent").
         cancel_fraction: share of the calls that are cancelled, after a time drawn evenly from `cancel_seconds`.
         min_response_bytes: an answer OK with a shorter message counts as "bad answer".
     """

@@ -22,15 +22,23 @@ ordered_json histogram(const Histogram& from) {
 
 ordered_json stream_json(const Stream& stream, const StreamStats& stats) {
   ordered_json outcomes = ordered_json::object();
+  ordered_json since_sent = ordered_json::object();
   ordered_json totals = ordered_json::object();
   for (size_t i = 0; i < kOutcomes; ++i) {
     std::string name(kOutcomeNames[i]);
     if (stats.latency[i]) outcomes[name] = histogram(*stats.latency[i]);
+    if (stats.since_sent[i]) since_sent[name] = histogram(*stats.since_sent[i]);
     if (stats.total[i] > 0) totals[name] = stats.total[i];
   }
-  return {{"name", stream.name},      {"outcomes", std::move(outcomes)},      {"totals", std::move(totals)},
-          {"ok_rows", stats.ok_rows}, {"request_bytes", stats.request_bytes}, {"response_bytes", stats.response_bytes},
-          {"late_ok", stats.late_ok}, {"latest_ok_ns", stats.latest_ok}};
+  return {{"name", stream.name},
+          {"outcomes", std::move(outcomes)},
+          {"since_sent", std::move(since_sent)},
+          {"totals", std::move(totals)},
+          {"ok_rows", stats.ok_rows},
+          {"request_bytes", stats.request_bytes},
+          {"response_bytes", stats.response_bytes},
+          {"late_ok", stats.late_ok},
+          {"latest_ok_ns", stats.latest_ok}};
 }
 
 }  // namespace

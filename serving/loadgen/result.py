@@ -25,6 +25,8 @@ class StreamResult:
     Attributes:
         outcomes: latencies of measured calls: by gRPC status as the server answered it (OK, INVALID_ARGUMENT, …), and
             in lower case what the server did not answer ("client deadline", "connection lost", …; see outcome.h).
+        since_sent: the same from when a call's first bytes were sent, of those that were: what the server could know
+            of. Before that a call waits in the client, for a stream or for bytes before it.
         totals: all calls by outcome, those of the warm-up and of the wait at the end included: to compare with the
             server's counters.
         seconds: that were measured.
@@ -35,6 +37,7 @@ class StreamResult:
 
     name: str
     outcomes: Mapping[str, Histogram]
+    since_sent: Mapping[str, Histogram]
     totals: Mapping[str, int]
     seconds: float
     ok_rows: int
@@ -72,10 +75,10 @@ class StreamResult:
 
     @staticmethod
     def merged(name: str, parts: Sequence[StreamResult]) -> StreamResult:
-        names = dict.fromkeys(outcome for part in parts for outcome in part.outcomes)
         return StreamResult(
             name=name,
-            outcomes={n: Histogram.merged(p.outcomes[n] for p in parts if n in p.outcomes) for n in names},
+            outcomes=_merged([part.outcomes for part in parts]),
+            since_sent=_merged([part.since_sent for part in parts]),
             totals=dict(sum((Counter(part.totals) for part in parts), Counter())),
             seconds=parts[0].seconds if parts else 0.0,
             ok_rows=sum(part.ok_rows for part in parts),
@@ -217,6 +220,11 @@ class LoadResult:
         }
 
 
+def _merged(parts: Sequence[Mapping[str, Histogram]]) -> dict[str, Histogram]:
+    names = dict.fromkeys(outcome for part in parts for outcome in part)
+    return {name: Histogram.merged(part[name] for part in parts if name in part) for name in names}
+
+
 def _stream_json(stream: StreamResult, histograms: bool) -> dict[str, Any]:
     content: dict[str, Any] = {
         "name": stream.name,
@@ -228,7 +236,8 @@ def _stream_json(stream: StreamResult, histograms: bool) -> dict[str, Any]:
         "latest_ok_ms": stream.latest_ok_ms,
     }
     if histograms:
-        content["histograms"] = {outcome: histogram.to_json() for outcome, histogram in stream.outcomes.items()}
+        for key, histograms_by_outcome in (("histograms", stream.outcomes), ("since_sent", stream.since_sent)):
+            content[key] = {outcome: histogram.to_json() for outcome, histogram in histograms_by_outcome.items()}
     return content
 
 
@@ -246,6 +255,7 @@ def read_result(content: Mapping[str, Any], progress: Iterable[Progress]) -> Loa
         return StreamResult(
             name=found["name"],
             outcomes={name: Histogram.from_json(one) for name, one in found["outcomes"].items()},
+            since_sent={name: Histogram.from_json(one) for name, one in found["since_sent"].items()},
             totals=found["totals"],
             seconds=content["seconds"],
             ok_rows=found["ok_rows"],

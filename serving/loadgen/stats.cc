@@ -4,12 +4,21 @@
 
 namespace smt::loadgen {
 
+namespace {
+
+void add_histogram(std::unique_ptr<Histogram>& to, const std::unique_ptr<Histogram>& from) {
+  if (!from) return;
+  if (!to) to = std::make_unique<Histogram>();
+  to->add(*from);
+}
+
+}  // namespace
+
 void StreamStats::add(const StreamStats& other) {
   for (size_t i = 0; i < kOutcomes; ++i) {
     total[i] += other.total[i];
-    if (!other.latency[i]) continue;
-    if (!latency[i]) latency[i] = std::make_unique<Histogram>();
-    latency[i]->add(*other.latency[i]);
+    add_histogram(latency[i], other.latency[i]);
+    add_histogram(since_sent[i], other.since_sent[i]);
   }
   ok_rows += other.ok_rows;
   request_bytes += other.request_bytes;

@@ -16,10 +16,12 @@ namespace smt::loadgen {
 // (closed ones).
 struct StreamStats {
   std::array<std::unique_ptr<Histogram>, kOutcomes> latency;  // of measured calls; null: no such call
-  std::array<uint64_t, kOutcomes> total{};                    // of all calls, warm-up and the wait at the end included
-  uint64_t ok_rows = 0;                                       // of measured calls, as the following
-  uint64_t request_bytes = 0;                                 // messages, all outcomes
-  uint64_t response_bytes = 0;                                // messages
+  // The same from when their first bytes were sent, of those that were: what the server could know of.
+  std::array<std::unique_ptr<Histogram>, kOutcomes> since_sent;
+  std::array<uint64_t, kOutcomes> total{};  // of all calls, warm-up and the wait at the end included
+  uint64_t ok_rows = 0;                     // of measured calls, as the following
+  uint64_t request_bytes = 0;               // messages, all outcomes
+  uint64_t response_bytes = 0;              // messages
   // Answers OK that came after the deadline; `latest_ok` is how long after it the latest was.
   uint64_t late_ok = 0;
   int64_t latest_ok = 0;

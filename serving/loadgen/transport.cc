@@ -17,6 +17,7 @@
 namespace smt::loadgen {
 namespace {
 
+constexpr int kMostUnsent = 128 << 10;
 constexpr unsigned char kH2[] = {2, 'h', '2'};
 
 std::string tls_error() {
@@ -83,6 +84,8 @@ Transport::Transport(const Address& address, SSL_CTX* tls, const std::string& se
   }
   int on = 1;
   setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  // What the network does not take yet waits with us, and not in the kernel: see Connection::submit().
+  setsockopt(fd_, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &kMostUnsent, sizeof kMostUnsent);
   if (connect(fd_, reinterpret_cast<const sockaddr*>(&address.socket), address.length) != 0 && errno != EINPROGRESS) {
     closed_by_system();
     return;

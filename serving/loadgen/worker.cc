@@ -22,6 +22,11 @@ nghttp2_nv header(std::string_view name, std::string_view value) {
           NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE};
 }
 
+void record_in(std::unique_ptr<Histogram>& histogram, Nanos span) {
+  if (!histogram) histogram = std::make_unique<Histogram>();
+  histogram->record(span);
+}
+
 }  // namespace
 
 Worker::Worker(const RunState& run, int index) : run_(run), connections_(run, index, *this) {
@@ -35,7 +40,6 @@ Worker::Worker(const RunState& run, int index) : run_(run), connections_(run, in
                header("content-type", "application/grpc"),
                header("user-agent", "smt-loadgen")};
     for (const auto& [name, value] : stream.headers) headers.push_back(header(name, value));
-    headers.push_back(header("grpc-timeout", ""));
   }
   for (uint32_t i = 0; i < plan.sources.size(); ++i) {
     bool closed = plan.sources[i].mode == Mode::kClosed;
@@ -110,12 +114,11 @@ void Worker::start(uint32_t source, const Choice& choice, std::optional<Nanos> i
   call.stream = choice.stream;
   call.payload = &run_.payloads[choice.payload];
   call.closed = !intended;
-  call.sent = now_ns();
-  call.intended = intended.value_or(call.sent);
-  call.timeout = choice.timeout;
+  const Nanos now = now_ns();
+  call.intended = intended.value_or(now);
   ++outstanding_;
   if (!call.closed) {
-    Nanos lag = call.sent - call.intended;
+    Nanos lag = now - call.intended;
     interval_.lag.record(lag);
     if (call.intended >= run_.began + run_.plan.warm_up) stats_.lag[source].record(lag);
   }
@@ -126,25 +129,18 @@ void Worker::start(uint32_t source, const Choice& choice, std::optional<Nanos> i
     return;
   }
   if (choice.timeout >= 0) {
-    call.deadline = call.sent + stream.timeouts[static_cast<size_t>(choice.timeout)].after;
-    timers_.push({call.deadline + stream.linger, Due::kDeadline, call.number, &call, 0});
+    call.deadline = call.intended + stream.timeouts[static_cast<size_t>(choice.timeout)].after;
+    timers_.push({call.deadline, Due::kDeadline, call.number, &call, 0});
   }
-  if (choice.cancel >= 0) timers_.push({call.sent + choice.cancel, Due::kCancel, call.number, &call, 0});
+  if (choice.cancel >= 0) timers_.push({now + choice.cancel, Due::kCancel, call.number, &call, 0});
   send(call, *connection);
 }
 
 void Worker::send(Call& call, Connection& connection) {
-  std::span<nghttp2_nv> headers = headers_[call.stream];
-  if (call.timeout < 0) {
-    headers = headers.first(headers.size() - 1);
-  } else {
-    const std::string& value = run_.plan.streams[call.stream].timeouts[static_cast<size_t>(call.timeout)].header;
-    headers.back().value = reinterpret_cast<uint8_t*>(const_cast<char*>(value.data()));
-    headers.back().valuelen = value.size();
-  }
   call.connection = &connection;
+  call.sent = 0;
   call.keep_answer = answers_.has_value();
-  connection.submit(call, headers);
+  connection.submit(call, headers_[call.stream]);
 }
 
 void Worker::finished(Call& call, Outcome outcome) {
@@ -197,10 +193,11 @@ void Worker::record(const Call& call, Outcome outcome, Nanos now) {
   Nanos moment = call.closed ? now : call.intended;
   Nanos end = run_.end.load(std::memory_order_relaxed);
   if (moment < run_.began + run_.plan.warm_up || moment >= end) return;
-  auto& histogram = stream.latency[outcome];
-  if (!histogram) histogram = std::make_unique<Histogram>();
-  histogram->record(latency);
-  if (outcome != kNoConnection && outcome != kNotSent) stream.request_bytes += call.payload->size;
+  record_in(stream.latency[outcome], latency);
+  if (call.sent != 0) {
+    record_in(stream.since_sent[outcome], now - call.sent);
+    stream.request_bytes += call.payload->size;
+  }
   stream.response_bytes += call.message_bytes();
   if (outcome != kOk) return;
   stream.ok_rows += call.payload->rows;
@@ -217,8 +214,14 @@ void Worker::fire(const Timer& timer) {
   }
   Call& call = *timer.call;
   if (call.number != timer.number || call.finished) return;
+  const Nanos linger = run_.plan.streams[call.stream].linger;
+  if (timer.due == Due::kDeadline && call.sent != 0 && linger > 0) {
+    timers_.push({timer.at + linger, Due::kLingered, timer.number, &call, 0});
+    return;
+  }
+  Outcome outcome = call.sent != 0 ? kClientDeadline : kUnsentDeadline;
+  finished(call, timer.due == Due::kCancel ? kClientCancelled : outcome);
   call.connection->cancel(call);
-  finished(call, timer.due == Due::kDeadline ? kClientDeadline : kClientCancelled);
 }
 
 Nanos Worker::next_moment(Nanos now) const {

@@ -43,7 +43,7 @@ class Worker final : public CallEvents {
   void released(Call& call) override;
 
  private:
-  enum class Due { kDeadline, kCancel, kCaller };
+  enum class Due { kDeadline, kLingered, kCancel, kCaller };
   struct Timer {
     Nanos at;
     Due due;
@@ -69,7 +69,6 @@ class Worker final : public CallEvents {
 
   const RunState& run_;
   ConnectionSet connections_;
-  // By stream. The last one is grpc-timeout, whose value is set for each call.
   std::vector<std::vector<nghttp2_nv>> headers_;
 
   std::vector<Open> open_;

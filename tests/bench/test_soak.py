@@ -15,7 +15,7 @@ from smt.serving.loadgen import StreamResult
 def stream(**totals: int) -> StreamResult:
     """Outcomes of its calls; those that are no status are written with a space for an underscore."""
     named = {name if name.isupper() else name.replace("_", " "): count for name, count in totals.items()}
-    return StreamResult("s", {}, named, 1.0, 0, 0, 0, 0, 0.0)
+    return StreamResult("s", {}, {}, named, 1.0, 0, 0, 0, 0, 0.0)
 
 
 def clients(*parts: tuple[list[str], StreamResult]) -> ClientCounts:

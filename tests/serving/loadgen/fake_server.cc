@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <iterator>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -23,11 +25,17 @@ nghttp2_nv header(const char* name, const char* value) {
   return {bytes(name), bytes(value), std::strlen(name), std::strlen(value), NGHTTP2_NV_FLAG_NONE};
 }
 
+int64_t microseconds(const std::string& timeout) {
+  const std::map<char, int64_t> units{{'S', 1'000'000}, {'m', 1'000}, {'u', 1}};
+  return std::stoll(timeout) * units.at(timeout.back());
+}
+
 }  // namespace
 
 struct FakeStream {
   std::string path;
-  std::string body;  // of the answer
+  int64_t timeout_us = -1;  // -1: none
+  std::string body;         // of the answer
   size_t sent = 0;
   size_t step = SIZE_MAX;        // most bytes of a DATA frame
   const char* status = nullptr;  // in trailers; null: none
@@ -48,9 +56,11 @@ struct FakeConnection {
     nghttp2_session_callbacks_set_on_header_callback(
         callbacks, [](nghttp2_session*, const nghttp2_frame* frame, const uint8_t* name, size_t name_size,
                       const uint8_t* value, size_t value_size, uint8_t, void* user) {
-          if (std::string_view(reinterpret_cast<const char*>(name), name_size) == ":path") {
-            self(user).streams[frame->hd.stream_id].path.assign(reinterpret_cast<const char*>(value), value_size);
-          }
+          FakeStream& stream = self(user).streams[frame->hd.stream_id];
+          const std::string text(reinterpret_cast<const char*>(value), value_size);
+          const std::string_view key(reinterpret_cast<const char*>(name), name_size);
+          if (key == ":path") stream.path = text;
+          if (key == "grpc-timeout") stream.timeout_us = microseconds(text);
           return 0;
         });
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(
@@ -77,7 +87,8 @@ struct FakeConnection {
     nghttp2_session_callbacks_del(callbacks);
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    nghttp2_submit_settings(session, NGHTTP2_FLAG_NONE, nullptr, 0);
+    const nghttp2_settings_entry settings[] = {{NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, server.most_streams_}};
+    nghttp2_submit_settings(session, NGHTTP2_FLAG_NONE, settings, std::size(settings));
   }
   FakeConnection(const FakeConnection&) = delete;
   FakeConnection& operator=(const FakeConnection&) = delete;
@@ -120,6 +131,7 @@ struct FakeConnection {
 
   void headers_came(int32_t id) {
     const std::string& path = streams[id].path;
+    if (streams[id].timeout_us >= 0) server.timeouts_us_[path].push_back(streams[id].timeout_us);
     if (path == "/early") headers_alone(id, "200", "8");
     if (path == "/refuse" && !std::exchange(server.refused_, true)) {
       nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, id, NGHTTP2_REFUSED_STREAM);
@@ -136,6 +148,10 @@ struct FakeConnection {
     const std::string message("\0\0\0\0\4abcd", 9);
     ++server.requests_[path];
     if (path == "/ok" || path == "/refuse" || path == "/goaway") answer(id, message, "0");
+    if (path == "/late") {
+      std::this_thread::sleep_for(std::chrono::microseconds(2 * found->second.timeout_us));
+      answer(id, message, "0");
+    }
     if (path == "/split") answer(id, message, "0", 1);
     if (path == "/status") headers_alone(id, "200", "5");
     if (path == "/empty") headers_alone(id, "200", "0");
@@ -165,7 +181,7 @@ struct FakeConnection {
   }
 };
 
-FakeServer::FakeServer() {
+FakeServer::FakeServer(uint32_t most_streams) : most_streams_(most_streams) {
   listener_ = ::socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;

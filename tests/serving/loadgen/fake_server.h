@@ -7,19 +7,22 @@
 //   /reset      the stream is reset                        /refuse     the stream is refused, but the first time only
 //   /goaway     the connection ends before this stream, but the first time only
 //   /hang-up    the connection breaks                      /silent     nothing
+//   /late       a message, OK, when twice its grpc-timeout has passed; meanwhile nobody else is answered either
 #pragma once
 
 #include <map>
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace smt::loadgen {
 
 // Listens on 127.0.0.1 until it is destroyed, all connections on one thread.
 class FakeServer {
  public:
-  FakeServer();
+  // `most_streams`: of a connection, at once.
+  explicit FakeServer(uint32_t most_streams = 1000);
   FakeServer(const FakeServer&) = delete;
   FakeServer& operator=(const FakeServer&) = delete;
   ~FakeServer();
@@ -28,12 +31,15 @@ class FakeServer {
   // After stop(): whole requests by path, and bytes of all their messages with the prefixes.
   const std::map<std::string, int>& requests() const { return requests_; }
   size_t message_bytes() const { return message_bytes_; }
+  // After stop(): the grpc-timeout of requests by path, in microseconds, in the order in which they came.
+  const std::map<std::string, std::vector<int64_t>>& timeouts_us() const { return timeouts_us_; }
   void stop();
 
  private:
   friend struct FakeConnection;
   void serve();
 
+  const uint32_t most_streams_;
   int listener_ = -1;
   int wake_ = -1;
   int port_ = 0;
@@ -41,6 +47,7 @@ class FakeServer {
   bool said_goodbye_ = false;
   std::map<std::string, int> requests_;
   size_t message_bytes_ = 0;
+  std::map<std::string, std::vector<int64_t>> timeouts_us_;
   std::thread thread_;
 };
 

@@ -40,12 +40,16 @@ class WorkerTest : public testing::Test {
     return stream;
   }
 
+  // Of the streams that were added since the last one.
   void add_source(Mode mode, double rate, int callers = 0) {
+    uint32_t first = 0;
+    for (const Source& before : plan_.sources) first += before.stream_count;
     Source& source = plan_.sources.emplace_back();
     source.mode = mode;
     source.rate = rate;
     source.callers = callers;
-    source.stream_count = static_cast<uint32_t>(plan_.streams.size());
+    source.first_stream = first;
+    source.stream_count = static_cast<uint32_t>(plan_.streams.size()) - first;
   }
 
   // Calls one path 20 times at even gaps, and returns what came of it.
@@ -56,8 +60,9 @@ class WorkerTest : public testing::Test {
     return totals();
   }
 
-  void run() {
-    std::vector<Address> addresses{resolve(server_.target())};
+  void run() { run(server_); }
+  void run(FakeServer& server) {
+    std::vector<Address> addresses{resolve(server.target())};
     RunState run{plan_, *payloads_, addresses, nullptr};
     Worker worker(run, 0);
     worker.connect();
@@ -65,7 +70,7 @@ class WorkerTest : public testing::Test {
     run.end = run.began + plan_.length();
     worker.run();
     stats_.add(worker.stats());
-    server_.stop();
+    server.stop();
   }
 
   std::map<std::string_view, uint64_t> totals(size_t stream = 0) {
@@ -163,7 +168,7 @@ TEST_F(WorkerTest, CallersCallAgainOnlyAfterTheirAnswer) {
 
 TEST_F(WorkerTest, SilenceEndsAtTheDeadlineOrByCancelling) {
   Stream& late = add("/silent");
-  late.timeouts = {{kSecond / 50, 1, "20m"}};
+  late.timeouts = {{kSecond / 50, 1}};
   Stream& cancelled = add("/silent");
   cancelled.cancel_fraction = 1;
   cancelled.cancel_from = cancelled.cancel_to = kSecond / 50;
@@ -174,6 +179,59 @@ TEST_F(WorkerTest, SilenceEndsAtTheDeadlineOrByCancelling) {
   EXPECT_EQ(totals(0)["client deadline"] + totals(1)["client cancelled"], 80U);
   EXPECT_GE(stats_.streams[0].latency[kClientDeadline]->min(), kSecond / 50);
   EXPECT_GE(stats_.streams[1].latency[kClientCancelled]->min(), kSecond / 50);
+}
+
+TEST_F(WorkerTest, TheServerIsToldWhatIsLeftOfADeadline) {
+  FakeServer one_at_a_time(1);
+  plan_.connections = 1;
+  add("/silent").timeouts = {{kSecond / 10, 1}};
+  add_source(Mode::kFixed, 5);  // one call, which keeps the only stream for a tenth of a second
+  add("/ok").timeouts = {{10 * kSecond, 1}};
+  add_source(Mode::kFixed, 100);
+  run(one_at_a_time);
+  EXPECT_EQ(totals(1), (Totals{{"OK", 20}}));
+  const std::vector<int64_t>& told = one_at_a_time.timeouts_us().at("/ok");
+  ASSERT_EQ(told.size(), 20U);
+  EXPECT_LE(told.front(), 9'900'000);
+  EXPECT_GT(told.front(), 0);
+  const StreamStats& stream = stats_.streams[1];
+  ASSERT_EQ(stream.since_sent[kOk]->count(), 20U);
+  EXPECT_LE(stream.since_sent[kOk]->sum() + kSecond / 10, stream.latency[kOk]->sum());
+}
+
+TEST_F(WorkerTest, CallsWhoseDeadlinePassesInTheClientAreNotSent) {
+  FakeServer one_at_a_time(1);
+  plan_.connections = 1;
+  plan_.drain = kSecond / 2;
+  add("/silent");
+  add_source(Mode::kClosed, 0, 1);  // gets the stream after one call of the others, and keeps it
+  Stream& starved = add("/ok");
+  starved.timeouts = {{kSecond / 5, 1}};
+  starved.linger = kSecond;
+  add_source(Mode::kFixed, 100);
+  run(one_at_a_time);
+  EXPECT_EQ(totals(0), (Totals{{"unfinished", 1}}));
+  const uint64_t answered = totals(1)["OK"];  // none if the machine stood still at the beginning
+  EXPECT_LE(answered, 1U);
+  EXPECT_EQ(totals(1)["client deadline, not sent"], 20 - answered);
+  const StreamStats& stream = stats_.streams[1];
+  EXPECT_GE(stream.latency[kUnsentDeadline]->min(), kSecond / 5);
+  EXPECT_EQ(stream.since_sent[kUnsentDeadline], nullptr);
+  EXPECT_EQ(stream.request_bytes, answered * (*payloads_)[0].size);
+}
+
+TEST_F(WorkerTest, AnswersAfterTheDeadlineAreLate) {
+  Stream& stream = add("/late");
+  stream.timeouts = {{kSecond / 50, 1}};
+  stream.linger = 5 * kSecond;
+  plan_.measured = kSecond / 20;
+  add_source(Mode::kFixed, 100);
+  run();
+  // On a slow machine a call may miss its deadline before it is sent.
+  const uint64_t unsent = totals()["client deadline, not sent"];
+  EXPECT_EQ(totals()["OK"] + unsent, 5U);
+  EXPECT_EQ(stats_.streams[0].late_ok, 5U - unsent);
+  EXPECT_TRUE(unsent == 5 || stats_.streams[0].latest_ok > 0);
 }
 
 TEST_F(WorkerTest, MoreCallsThanAllowedAreNotSent) {
