@@ -24,7 +24,9 @@ class Overload:
 
     Attributes:
         goodput: rows/s of answers OK.
-        rejected_p99_ms: from the scheduled moment to the status RESOURCE_EXHAUSTED; None: none was rejected.
+        rejected_p99_ms: from a call's first bytes, which is when the server can know of it, to the status
+            RESOURCE_EXHAUSTED; None: none was rejected.
+        rejected_since_due_p99_ms: the same from the scheduled moment, so with what the call waited in the client.
         other: outcomes that are neither OK nor a rejection.
         rss_bytes: resident memory of the server, in steps of _SAMPLE_SECONDS.
     """
@@ -38,6 +40,11 @@ class Overload:
 
     @property
     def rejected_p99_ms(self) -> float | None:
+        histogram = self.result.total.since_sent.get(REJECTED)
+        return histogram.quantile_ms(0.99) if histogram is not None else None
+
+    @property
+    def rejected_since_due_p99_ms(self) -> float | None:
         histogram = self.result.total.outcomes.get(REJECTED)
         return histogram.quantile_ms(0.99) if histogram is not None else None
 
@@ -57,6 +64,7 @@ class Overload:
             "median_ms": total.latency.quantile_ms(0.5),
             "p99_ms": total.latency.quantile_ms(0.99),
             "rejected_p99_ms": self.rejected_p99_ms,
+            "rejected_since_due_p99_ms": self.rejected_since_due_p99_ms,
             "late_ok": total.late_ok,
             "latest_ok_ms": total.latest_ok_ms,
             "generator_lag_p99_ms": lag,

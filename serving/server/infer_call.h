@@ -16,7 +16,7 @@ class InferCall final : public Transport {
  private:
   using Arena = google::protobuf::Arena;
 
-  std::string_view peek() override { return first_text(this->request_bytes_, this->arena_); }
+  Beginning peek() override { return look_at(this->request_bytes_, this->arena_); }
   MessageKind kind() const override { return MessageKind::kModelInfer; }
   void decode() override;
   void respond() noexcept override;

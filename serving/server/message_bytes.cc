@@ -4,6 +4,8 @@
 #include <cstring>
 #include <vector>
 
+#include "wire.h"
+
 namespace smt::server {
 namespace {
 
@@ -40,13 +42,26 @@ std::string_view beginning(const grpc::ByteBuffer& bytes, size_t size, google::p
 
 }  // namespace
 
-std::string_view first_text(const grpc::ByteBuffer& bytes, google::protobuf::Arena& arena) {
-  constexpr char kTag = 1 << 3 | 2;
-  constexpr size_t kOneByte = 0x80;  // lengths below it take one byte; names are shorter
-  const std::string_view text = beginning(bytes, 2 + kOneByte, arena);
-  if (text.size() < 2 || text[0] != kTag || static_cast<unsigned char>(text[1]) >= kOneByte) return {};
-  const auto length = static_cast<size_t>(text[1]);
-  return text.size() < 2 + length ? std::string_view() : text.substr(2, length);
+Beginning look_at(const grpc::ByteBuffer& bytes, google::protobuf::Arena& arena) {
+  constexpr size_t kLongest = 0x80;  // names and versions are shorter
+  constexpr size_t kEnough = 200;
+  Beginning out;
+  Wire wire(beginning(bytes, kEnough, arena));
+  try {
+    if (wire.done() || wire.tag() != wire_tag(1, WireType::kBytes)) return out;
+    const std::string_view name = wire.bytes();
+    if (name.size() >= kLongest) return out;
+    out.scenario = name;
+    uint32_t tag = wire.done() ? 0 : wire.tag();
+    if (tag == wire_tag(2, WireType::kBytes)) {
+      wire.bytes();
+      tag = wire.done() ? 0 : wire.tag();
+    }
+    if (tag == wire_tag(3, WireType::kVarint)) out.rows = std::max<int64_t>(0, static_cast<int32_t>(wire.varint()));
+  } catch (const WireDamage&) {
+    // The message goes on behind what there is of it, or is damaged, which its reader will find.
+  }
+  return out;
 }
 
 std::string_view in_one_piece(const grpc::ByteBuffer& bytes, google::protobuf::Arena& arena) {

@@ -12,7 +12,7 @@ class PredictCall final : public UnaryCall {
   PredictCall(ServerState& state, std::shared_ptr<rpc::Stream> stream);
 
  private:
-  std::string_view peek() override { return first_text(request_bytes_, arena_); }
+  Beginning peek() override { return look_at(request_bytes_, arena_); }
   MessageKind kind() const override { return MessageKind::kPredict; }
   void decode() override;
   void respond() noexcept override;

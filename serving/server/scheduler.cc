@@ -147,10 +147,11 @@ double Scheduler::row_seconds(const Work* work) const {
 }
 
 // Until its scores are there when every worker turns to it at once.
-double Scheduler::own_seconds(const Work* work) const {
+double Scheduler::own_seconds(const Work* work) const { return own_seconds(work, work->rows - work->next_row_); }
+
+double Scheduler::own_seconds(const Work* work, int64_t rows) const {
   auto found = costs_.find(work->snapshot->binary.get());
   if (found == costs_.end()) return 0;
-  int64_t rows = work->rows - work->next_row_;
   if (rows <= limits_.block_rows) return found->second.seconds(rows);
   int64_t blocks = (rows + limits_.block_rows - 1) / limits_.block_rows;
   auto workers = static_cast<int64_t>(limits_.workers);
@@ -163,18 +164,36 @@ double Scheduler::wait_seconds(const ScenarioQueue& queue) const {
   return backlog * active_weight_ / queue.policy().weight / static_cast<double>(limits_.workers);
 }
 
-Drop Scheduler::refuses(const ScenarioQueue& queue, std::chrono::milliseconds& retry_after) const {
+Drop Scheduler::refuses(const Work& work, std::chrono::milliseconds& retry_after) {
+  const ScenarioQueue& queue = *work.queue;
+  const Clock::time_point now = Clock::now();
   std::lock_guard lock(mutex_);
   if (stopped_) return Drop::kShutdown;
-  double wait = wait_seconds(queue);
-  if (static_cast<int64_t>(queue.size()) < queue.policy().queue_requests &&
-      wait * 1e3 <= static_cast<double>(queue.policy().queue_ms)) {
-    return Drop::kNone;
+  if (now >= work.deadline) return Drop::kExpired;
+  const double wait = wait_seconds(queue);
+  const bool known = work.snapshot != nullptr;
+  const double own = known ? own_seconds(&work, std::max<int64_t>(work.rows, 1)) : 0;  // a row is the least
+  if (known && !in_time(&work, own, now)) return unmeetable(&work);
+  const bool full = static_cast<int64_t>(queue.size()) >= queue.policy().queue_requests ||
+                    wait * 1e3 > static_cast<double>(queue.policy().queue_ms);
+  if (full) {
+    // What is dead in it may make room: then the full way decides.
+    if (dead(queue.first(), now) != Drop::kNone) return Drop::kNone;
+    retry_after = advice(wait);
+    return Drop::kQueueFull;
   }
-  // What is dead in it may make room: then the full way decides.
-  if (dead(queue.first(), Clock::now()) != Drop::kNone) return Drop::kNone;
-  retry_after = advice(wait);
-  return Drop::kQueueFull;
+  if (known && behind_all(&work) && !in_time(&work, wait + own, now)) return unmeetable(&work);
+  return Drop::kNone;
+}
+
+// For a work that is refused: what was foreseen for it may have been too much.
+Drop Scheduler::unmeetable(const Work* work) {
+  cost(work).relax();
+  return Drop::kUnmeetable;
+}
+
+bool Scheduler::behind_all(const Work* work) const {
+  return !work->queue->empty() && work->deadline >= work->queue->last()->deadline;
 }
 
 Drop Scheduler::dead(const Work* work, Clock::time_point now) const {
@@ -247,10 +266,7 @@ Drop Scheduler::admit(Work* work, Clock::time_point now, std::vector<Work*>& end
     work->retry_after_ = advice(wait);
     return Drop::kQueueFull;
   }
-  // Behind all that waits: then its turn comes after theirs.
-  if (!queue.empty() && work->deadline >= queue.last()->deadline && !in_time(work, wait + own_seconds(work), now)) {
-    return Drop::kUnmeetable;
-  }
+  if (behind_all(work) && !in_time(work, wait + own_seconds(work), now)) return Drop::kUnmeetable;
   if (!make_room(work, ended)) {
     work->retry_after_ = advice(wait);
     return Drop::kServerFull;

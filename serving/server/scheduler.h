@@ -64,9 +64,10 @@ class Scheduler {
   // Sets what scenarios are granted: `policies` by name, `fallback` for all others, those that exist included.
   void configure(std::map<std::string, ScenarioPolicy, std::less<>> policies, const ScenarioPolicy& fallback);
 
-  // Why the queue would refuse any request now, and when it is worth to try again; kNone: it may take one. Cheap: for a
-  // look before a request is parsed.
-  Drop refuses(const ScenarioQueue& queue, std::chrono::milliseconds& retry_after) const;
+  // Why a work like this would be refused now, and when it is worth to try again; kNone: it may be taken. Cheap: for a
+  // look before a request is parsed. Of `work` queue and deadline count; and the snapshot, null if it is not known, and
+  // the rows, 0 if they are not: it may not be refused then for what it would take.
+  Drop refuses(const Work& work, std::chrono::milliseconds& retry_after);
 
   // Takes all of `works`, or concludes those that it refuses, on this thread. Does not wait, but may compute a single
   // small work. Works of one sibling ring must be submitted together.
@@ -121,6 +122,10 @@ class Scheduler {
   CostModel& cost(const Work* work) { return costs_[work->snapshot->binary.get()]; }
   double row_seconds(const Work* work) const;
   double own_seconds(const Work* work) const;
+  double own_seconds(const Work* work, int64_t rows) const;
+  Drop unmeetable(const Work* work);
+  // Its turn comes after that of all that waits in its queue.
+  bool behind_all(const Work* work) const;
   // Whether the work can be promised to be computed in `needed` seconds' time (by the average) from now.
   bool in_time(const Work* work, double needed, Clock::time_point now) const;
   // Whether `rows` of the work would make a block take longer than a deadline in it allows.

@@ -34,8 +34,8 @@ Failure dropped(const Target& target, Drop drop) {
       return {Outcome::kDeadlineExceeded, "the deadline passed before compute started"};
     case Drop::kUnmeetable:
       return {Outcome::kDeadlineExceeded,
-              scenario + ": its " + std::to_string(target.rows) +
-                  " candidates cannot be scored before the deadline; allow more time or send fewer candidates"};
+              scenario + ": its " + (target.rows > 0 ? std::to_string(target.rows) + " " : "") +
+                  "candidates cannot be scored before the deadline; allow more time or send fewer candidates"};
     case Drop::kCancelled:
       return {Outcome::kCancelled, "cancelled by the client before compute started"};
     case Drop::kQueueFull:
@@ -171,14 +171,20 @@ void ScoringCall::admit() {
 
 // Under overload most requests end here, before anything was spent on them but their transport.
 void ScoringCall::refuse_early() {
-  peeked_ = peek();
+  const Beginning seen = peek();
+  peeked_ = seen.scenario;
   if (peeked_.empty()) return;
-  auto snapshot = state_.store.find(peeked_);
-  if (!snapshot) return;
+  ScenarioStore::Served served = state_.store.served(peeked_);
+  if (!served.stable) return;
   Target probe(*this);
   probe.scenario = peeked_;
+  probe.rows = std::min<int64_t>(seen.rows, state_.options.max_rows);
+  probe.deadline = deadline_;
+  probe.queue = &state_.scheduler.queue(peeked_);
+  // With a canary there are two binaries, and it is not known yet whose turn it is: neither's time is counted then.
+  if (served.labels == nullptr) probe.snapshot = std::move(served.stable);
   std::chrono::milliseconds retry_after{0};
-  Drop drop = state_.scheduler.refuses(state_.scheduler.queue(peeked_), retry_after);
+  Drop drop = state_.scheduler.refuses(probe, retry_after);
   if (drop == Drop::kNone) return;
   Failure failure = dropped(probe, drop);
   if (drop == Drop::kQueueFull) {
@@ -332,7 +338,7 @@ void ScoringCall::account(Target& target) {
 
 void ScoringCall::account(const Failure& failure) {
   Target nobody(*this);
-  if (peeked_.empty()) peeked_ = peek();  // refused before it was looked at: the server is draining
+  if (peeked_.empty()) peeked_ = peek().scenario;  // refused before it was looked at: the server is draining
   nobody.scenario = !targets_.empty() && !many_ ? targets_.front()->scenario : peeked_;
   nobody.metrics = &state_.metrics.find(nobody.scenario);
   nobody.failure = failure;

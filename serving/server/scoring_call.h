@@ -11,6 +11,7 @@
 
 #include "canary_monitor.h"
 #include "failure.h"
+#include "message_bytes.h"
 #include "metrics.h"
 #include "server_state.h"
 #include "shadow_scorer.h"
@@ -89,8 +90,8 @@ class ScoringCall {
   bool cancelled() const noexcept { return cancelled_.load(); }
 
  protected:
-  // The name of the scenario, if a look at the first bytes tells: an overloaded one is refused for no more than that.
-  virtual std::string_view peek() { return {}; }
+  // What a look at the first bytes tells: a request is refused for no more than that, if that is enough.
+  virtual Beginning peek() { return {}; }
   // Parses, and fills rows_, context_, candidates_, request_id_, bytes_ and targets (add_target()). Throws Failure or
   // transform::InputError.
   virtual void decode() = 0;

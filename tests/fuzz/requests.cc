@@ -36,7 +36,7 @@ template <class Read>
 void score(Bytes bytes, Read&& read) {
   Arena arena;
   grpc::ByteBuffer buffer = sliced(bytes);
-  (void)server::first_text(buffer, arena);
+  (void)server::look_at(buffer, arena);
   std::string_view message = server::in_one_piece(buffer, arena);
   require(message == text(bytes), "slices are put together");
   try {

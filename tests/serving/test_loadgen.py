@@ -251,11 +251,11 @@ def test_deadlines_and_cancellations(server: RunningServer, streams: list[Stream
     result = during(server, plan(server, Source(Open(300, "fixed"), kinds), seconds=0.4, warm_up_seconds=0.4), stall)
     assert result.streams["deadline"].totals["client deadline"] > 20
     assert result.streams["cancelled"].totals["client cancelled"] > 20
-    # The deadline counts anew where the request is read, and that was after the stall: answered OK, but late for us.
+    # Read after the stall, but the server counts from when they had arrived; an answer may have been on its way then.
     lingers = result.streams["lingers"]
     assert set(lingers.totals) <= {"OK", "DEADLINE_EXCEEDED"}
-    assert lingers.late_ok > 5
-    assert lingers.latest_ok_ms > 100
+    assert lingers.totals["DEADLINE_EXCEEDED"] > 20
+    assert lingers.late_ok < 3
     assert sum(result.total.totals.values()) == 240
     assert result.streams["cancelled"].errors == 0, "what the plan asks for is no error"
 

@@ -81,7 +81,7 @@ int Callbacks::begin_headers(nghttp2_session* session, const nghttp2_frame* fram
 }
 
 int Callbacks::header(nghttp2_session* session, const nghttp2_frame* frame, const uint8_t* name, size_t name_size,
-                      const uint8_t* value, size_t value_size, uint8_t, void*) {
+                      const uint8_t* value, size_t value_size, uint8_t, void* user) {
   Stream* stream = stream_of(session, frame->hd.stream_id);
   if (stream == nullptr || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
   const std::string_view key = text(name, name_size);
@@ -93,7 +93,7 @@ int Callbacks::header(nghttp2_session* session, const nghttp2_frame* frame, cons
   } else if (key == "content-type") {
     stream->content_type_ = found;
   } else if (key == "grpc-timeout") {
-    if (auto timeout = parse_timeout(found)) stream->deadline_ = Stream::Clock::now() + *timeout;
+    if (auto timeout = parse_timeout(found)) stream->deadline_ = self(user).deadline(*timeout);
   } else if (key == "grpc-encoding") {
     auto compression = parse_compression(found);
     stream->bad_encoding_ = !compression;

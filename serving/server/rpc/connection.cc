@@ -19,11 +19,12 @@ constexpr uint32_t kStreamWindow = 1 << 20;
 // Of a client that is being refused: enough to see which scenario it asks for.
 constexpr uint32_t kThrottledWindow = 4096;
 constexpr std::chrono::seconds kThrottled{1};  // after the last refusal
+constexpr std::chrono::seconds kLookForRoundTrip{1};
 constexpr uint32_t kMostHeaderBytes = 16 << 10;
 // Frames are made up to here before the socket takes them.
 constexpr size_t kMostPending = 1 << 20;
-// A scenario's name is among the first bytes of a message.
-constexpr size_t kEnough = 130;
+// A scenario's name is among the first bytes of a message, and so are a version and the number of rows.
+constexpr size_t kEnough = 200;
 
 // The connection whose events this thread is telling.
 thread_local Connection* working = nullptr;
@@ -146,6 +147,7 @@ bool Connection::receive(std::span<char> buffer) {
     return false;
   }
   if (size > 0) {
+    received_ = Clock::now() - socket_.waited();
     auto taken =
         nghttp2_session_mem_recv(session_.get(), reinterpret_cast<uint8_t*>(buffer.data()), static_cast<size_t>(size));
     if (taken < 0) {
@@ -161,6 +163,17 @@ bool Connection::receive(std::span<char> buffer) {
     close();
   }
   return !closed() && socket_.holds_bytes();
+}
+
+// When an answer must be on its way to be in time for a client that gave a request, just received, so much time when
+// it sent it: the way here and the way back take a round trip at least.
+Connection::Clock::time_point Connection::deadline(std::chrono::nanoseconds timeout) {
+  if (received_ >= look_again_) {
+    look_again_ = received_ + kLookForRoundTrip;
+    const auto found = socket_.round_trip();
+    if (found && (!nearest_ || *found < *nearest_)) nearest_ = *found;
+  }
+  return received_ + timeout - nearest_.value_or(Clock::duration::zero());
 }
 
 // Streams whose message goes on beyond what was read: those that wait for a permission to send it, and those that can

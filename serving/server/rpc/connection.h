@@ -92,6 +92,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // All of the following require mutex_.
   void begin_http2();
   bool receive(std::span<char> buffer);
+  Clock::time_point deadline(std::chrono::nanoseconds timeout);
   void look_at_touched();
   void apply(Action& action);
   void deliver(Stream& stream);
@@ -131,6 +132,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool throttled_ = false;
   bool settled_ = false;  // the client's settings have arrived
   Clock::time_point last_refusal_{};
+  Clock::time_point received_{};            // when the bytes that are being looked at had arrived
+  std::optional<Clock::duration> nearest_;  // the least round trip seen
+  Clock::time_point look_again_{};          // for a lesser one
   const Clock::time_point since_ = Clock::now();
   // Set under mutex_, once; read without it by the polling thread, which lets go of the connection then.
   std::atomic<bool> closed_{false};

@@ -1,9 +1,10 @@
 #include "socket.h"
 
+#include <linux/tcp.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +16,15 @@
 
 namespace smt::server::rpc {
 namespace {
+
+// Beyond it is not the time that bytes waited, but a clock that was set meanwhile.
+constexpr std::chrono::seconds kLongestWait{60};
+
+std::chrono::nanoseconds since(const timespec& moment) {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return std::chrono::seconds(now.tv_sec - moment.tv_sec) + std::chrono::nanoseconds(now.tv_nsec - moment.tv_nsec);
+}
 
 std::string tls_error() {
   unsigned long code = ERR_get_error();
@@ -28,7 +38,10 @@ std::string tls_error() {
 Socket::Socket(int fd, SSL_CTX* tls) : fd_(fd) {
   int on = 1;
   setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  if (tls == nullptr) return;
+  if (tls == nullptr) {
+    setsockopt(fd_, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
+    return;
+  }
   tls_.reset(SSL_new(tls));
   if (!tls_) throw std::bad_alloc();
   SSL_set_fd(tls_.get(), fd_);
@@ -58,12 +71,42 @@ ssize_t Socket::read(char* into, size_t size) {
     return result > 0 ? result : tls_result(result, "TLS");
   }
   for (;;) {
-    ssize_t result = ::recv(fd_, into, size, 0);
+    ssize_t result = receive(into, size);
     if (result > 0) return result;
     if (result == 0) return closed("the client closed the connection");
     if (errno == EAGAIN) return kBlocked;
     if (errno != EINTR) return closed(std::strerror(errno));
   }
+}
+
+ssize_t Socket::receive(char* into, size_t size) {
+  iovec part{into, size};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(timespec))];
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  const ssize_t result = ::recvmsg(fd_, &message, 0);
+  waited_ = {};
+  if (result <= 0) return result;
+  const cmsghdr* head = CMSG_FIRSTHDR(&message);
+  if (head == nullptr || head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_TIMESTAMPNS) return result;
+  timespec arrived{};
+  std::memcpy(&arrived, CMSG_DATA(head), sizeof arrived);
+  const std::chrono::nanoseconds waited = since(arrived);
+  if (waited.count() > 0 && waited < kLongestWait) waited_ = waited;
+  return result;
+}
+
+std::optional<std::chrono::microseconds> Socket::round_trip() const {
+  tcp_info info{};
+  info.tcpi_min_rtt = UINT32_MAX;  // what the system says as well when it has seen none
+  socklen_t size = sizeof info;
+  if (::getsockopt(fd_, IPPROTO_TCP, TCP_INFO, &info, &size) != 0 || info.tcpi_min_rtt == UINT32_MAX) {
+    return std::nullopt;
+  }
+  return std::chrono::microseconds(info.tcpi_min_rtt);
 }
 
 ssize_t Socket::write(const char* data, size_t size) {

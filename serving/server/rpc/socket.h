@@ -4,8 +4,10 @@
 #include <openssl/ssl.h>
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace smt::server::rpc {
@@ -27,6 +29,12 @@ class Socket {
   // Goes on with the handshake: 1 when done. With TLS the client has to choose HTTP/2 (ALPN h2).
   ssize_t handshake();
   ssize_t read(char* into, size_t size);
+  // How long the newest of the bytes that read() returned last had lain in the system's buffer. With TLS, whose library
+  // does the reading, nobody knows: 0.
+  std::chrono::nanoseconds waited() const { return waited_; }
+  // The least time that anything took to the client and back, by what the system has seen of this connection in the
+  // last minutes; none if it does not know.
+  std::optional<std::chrono::microseconds> round_trip() const;
   ssize_t write(const char* data, size_t size);
   // Bytes were read from the kernel that read() has not returned yet.
   bool holds_bytes() const { return tls_ && SSL_has_pending(tls_.get()) != 0; }
@@ -41,11 +49,13 @@ class Socket {
     void operator()(SSL* session) const { SSL_free(session); }
   };
 
+  ssize_t receive(char* into, size_t size);
   ssize_t closed(std::string why);
   ssize_t tls_result(int result, const char* what);
 
   const int fd_;
   std::unique_ptr<SSL, FreeSession> tls_;
+  std::chrono::nanoseconds waited_{0};
   std::string error_;
 };
 

@@ -56,7 +56,8 @@ class Stream : public std::enable_shared_from_this<Stream> {
   Stream(std::shared_ptr<Connection> connection, int32_t id, size_t most_bytes)
       : connection_(std::move(connection)), id_(id), reader_(most_bytes) {}
 
-  // What the client said at the beginning; does not change while there is a handler.
+  // What the client said at the beginning; does not change while there is a handler. The deadline is when the answer
+  // has to be on its way: less by the least round trip than what the client counts from when it sends.
   Clock::time_point deadline() const { return deadline_; }
   const std::string& trace_parent() const { return trace_parent_; }
   // Bytes of the first message, as announced.

@@ -64,38 +64,74 @@ TEST(MessageBytes, NoBytesAreAnEmptyMessage) {
   Arena arena;
   EXPECT_EQ(in_one_piece(grpc::ByteBuffer(), arena), "");
   EXPECT_EQ(in_one_piece(in_slices("", 1), arena), "");
-  EXPECT_EQ(first_text(grpc::ByteBuffer(), arena), "");
-  EXPECT_EQ(first_text(in_slices("", 1), arena), "");
+  EXPECT_EQ(look_at(grpc::ByteBuffer(), arena).scenario, "");
+  EXPECT_EQ(look_at(in_slices("", 1), arena).scenario, "");
 }
 
-TEST(MessageBytes, FirstTextOfOnePieceIsNotCopied) {
+TEST(MessageBytes, TheScenarioOfOnePieceIsNotCopied) {
   const grpc::ByteBuffer whole = in_slices(named("feed", 500), 500);
   Arena arena;
   const uint64_t before = arena.SpaceUsed();
-  EXPECT_EQ(first_text(whole, arena), "feed");
-  EXPECT_EQ(memory_of(first_text(whole, arena)), memory_of(whole) + 2);
-  EXPECT_EQ(first_text(in_slices(named("feed", 500), 200), arena), "feed");
+  EXPECT_EQ(look_at(whole, arena).scenario, "feed");
+  EXPECT_EQ(memory_of(look_at(whole, arena).scenario), memory_of(whole) + 2);
+  EXPECT_EQ(look_at(in_slices(named("feed", 500), 200), arena).scenario, "feed");
   EXPECT_EQ(arena.SpaceUsed(), before);
 }
 
-TEST(MessageBytes, FirstTextIsFoundHoweverTheMessageIsCut) {
+TEST(MessageBytes, TheScenarioIsFoundHoweverTheMessageIsCut) {
   for (const std::string& name : {std::string("feed"), std::string(64, 'n'), std::string(127, 'n')}) {
     for (size_t size : {name.size() + 2, size_t{500}}) {
       for (size_t slice = 1; slice <= size; ++slice) {
         Arena arena;
         const grpc::ByteBuffer bytes = in_slices(named(name, size), slice);
-        EXPECT_EQ(first_text(bytes, arena), name) << size << " bytes in slices of " << slice;
+        EXPECT_EQ(look_at(bytes, arena).scenario, name) << size << " bytes in slices of " << slice;
       }
     }
   }
 }
 
-TEST(MessageBytes, FirstTextThatIsNone) {
+TEST(MessageBytes, TheScenarioThatIsNone) {
   Arena arena;
-  EXPECT_EQ(first_text(in_slices("\x12\x04" + std::string(50, 'n'), 500), arena), "") << "number 2";
-  EXPECT_EQ(first_text(in_slices("\x0a\x7f" + std::string(50, 'n'), 500), arena), "") << "shorter than it says";
-  EXPECT_EQ(first_text(in_slices("\x0a\x80\x01" + std::string(200, 'n'), 500), arena), "") << "too long for a name";
-  EXPECT_EQ(first_text(in_slices("\x0a", 500), arena), "");
+  EXPECT_EQ(look_at(in_slices("\x12\x04" + std::string(50, 'n'), 500), arena).scenario, "") << "number 2";
+  EXPECT_EQ(look_at(in_slices("\x0a\x7f" + std::string(50, 'n'), 500), arena).scenario, "") << "shorter than it says";
+  EXPECT_EQ(look_at(in_slices("\x0a\x80\x01" + std::string(200, 'n'), 500), arena).scenario, "")
+      << "too long for a name";
+  EXPECT_EQ(look_at(in_slices("\x0a", 500), arena).scenario, "");
+}
+
+TEST(MessageBytes, RowsThatComeEarlyAreSeen) {
+  const std::string scenario =
+      "\x0a\x04"
+      "feed";
+  const std::string rows = "\x18\xac\x02";  // 300
+  const std::string rest(500, '\x2a');
+  Arena arena;
+  auto seen = [&](const std::string& message) { return look_at(in_slices(message, 500), arena); };
+  EXPECT_EQ(seen(scenario + rows + rest).rows, 300);
+  EXPECT_EQ(seen(scenario +
+                 "\x12\x02"
+                 "v1" +
+                 rows + rest)
+                .rows,
+            300);
+  EXPECT_EQ(seen(scenario + rows).rows, 300);
+  EXPECT_EQ(seen(scenario + rest).rows, 0);
+  EXPECT_EQ(seen(scenario).rows, 0);
+  EXPECT_EQ(seen(scenario + "\x18\xac").rows, 0) << "cut off";
+  EXPECT_EQ(seen(scenario + "\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01" + rest).rows, 0) << "negative";
+  EXPECT_EQ(seen(scenario +
+                 "\x1a\x02"
+                 "id" +
+                 rest)
+                .rows,
+            0)
+      << "a string: the protocol is another one";
+  EXPECT_EQ(seen(scenario +
+                 "\x12\x02"
+                 "v1" +
+                 "\x18\xac")
+                .scenario,
+            "feed");
 }
 
 }  // namespace

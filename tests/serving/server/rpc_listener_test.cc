@@ -190,6 +190,8 @@ struct Counts {
   std::atomic<int> cancelled{0};
   std::atomic<int> ended{0};
   std::atomic<int> alive{0};
+  std::atomic<bool> stalled{false};
+  std::atomic<bool> go_on{false};
   std::mutex mutex;  // guards threads
   std::vector<std::thread> threads;
 };
@@ -210,6 +212,14 @@ class Echo final : public Handler {
     ++counts_.messages;
     const std::string text = text_of(bytes);
     if (text == "never") return;
+    if (text == "stall") {
+      counts_.stalled = true;
+      counts_.stalled.notify_all();
+      counts_.go_on.wait(false);
+    }
+    if (text == "deadline") {
+      return stream_->reply(framed(std::to_string(stream_->deadline().time_since_epoch().count())));
+    }
     if (text == "fail") return stream_->finish({grpc::StatusCode::NOT_FOUND, "none\n"});
     if (text.starts_with("refuse")) return stream_->finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "full"}, 7ms);
     if (!text.starts_with("later")) return stream_->reply(framed(text));
@@ -303,6 +313,28 @@ TEST_F(ListenerTest, ManyCallsOfManyClientsFromOtherThreads) {
   for (std::thread& thread : clients) thread.join();
   EXPECT_EQ(counts_.messages, 4 * 20 * 40);
   expect_gone();
+}
+
+TEST_F(ListenerTest, DeadlinesCountFromWhenARequestHadArrived) {
+  Client client(listener_->port());
+  auto deadline = [&](int32_t id) {
+    const std::string text = client.finished(id).data.substr(message("").size());
+    return Stream::Clock::time_point(Stream::Clock::duration(std::stoll(text)));
+  };
+  auto before = Stream::Clock::now();
+  const auto quick = deadline(client.call("/echo", message("deadline"), true, {{"grpc-timeout", "10S"}}));
+  EXPECT_GT(quick, before + 9s);
+  EXPECT_LE(quick, Stream::Clock::now() + 10s);
+  // While the thread that reads is busy.
+  const int32_t stall = client.call("/echo", message("stall"));
+  counts_.stalled.wait(false);
+  const int32_t waits = client.call("/echo", message("deadline"), true, {{"grpc-timeout", "10S"}});
+  const auto sent = Stream::Clock::now();
+  std::this_thread::sleep_for(100ms);
+  counts_.go_on = true;
+  counts_.go_on.notify_all();
+  EXPECT_LE(deadline(waits), sent + 10s + 50ms);
+  client.finished(stall);
 }
 
 TEST_F(ListenerTest, FailuresAreTrailersAlone) {

@@ -327,19 +327,66 @@ TEST_F(SchedulerTest, AFullQueueRefusesWithAdvice) {
   std::vector<std::unique_ptr<TestWork>> works;
   for (int i = 0; i < 2; ++i) submit(works.emplace_back(work(feed, 1)).get());
   std::chrono::milliseconds advice{0};
-  EXPECT_EQ(scheduler_->refuses(scheduler_->queue("feed"), advice), Drop::kQueueFull);
+  EXPECT_EQ(scheduler_->refuses(*work(feed, 1), advice), Drop::kQueueFull);
   EXPECT_GT(advice.count(), 0);
   auto refused = work(feed, 1);
   submit(refused.get());
   EXPECT_EQ(refused->fate(), Drop::kQueueFull);
   EXPECT_GT(refused->retry_after().count(), 0);
   auto other = work(mail, 1);  // has a queue of its own
-  EXPECT_EQ(scheduler_->refuses(scheduler_->queue("mail"), advice), Drop::kNone);
+  EXPECT_EQ(scheduler_->refuses(*other, advice), Drop::kNone);
   submit(other.get());
   binary->open();
   for (auto& one : works) EXPECT_EQ(one->fate(), Drop::kNone);
   EXPECT_EQ(other->fate(), Drop::kNone);
   EXPECT_EQ(busy->fate(), Drop::kNone);
+}
+
+TEST_F(SchedulerTest, RefusesForADeadlineByWhatIsKnownBeforeARequestIsRead) {
+  start(1);
+  scheduler_->configure({}, {.queue_ms = 3'600'000});
+  auto feed = scenario("feed", 1);
+  std::chrono::milliseconds advice{0};
+  auto asks = [&](Work::Clock::duration within, int64_t rows, bool known = true) {
+    auto one = work(feed, 1, within);
+    one->rows = rows;
+    if (!known) one->snapshot = nullptr;
+    return scheduler_->refuses(*one, advice);
+  };
+  EXPECT_EQ(asks(-1ms, 0), Drop::kExpired);
+  EXPECT_EQ(asks(59min, 64), Drop::kNone);
+  EXPECT_EQ(asks(1ms, 64), Drop::kNone) << "nothing is known of what rows take";
+  std::atomic<bool> slow{true};
+  binary->on_run = [&](const BinaryRun& run) {
+    if (slow) std::this_thread::sleep_for(run.rows * 2ms);
+  };
+  for (int64_t rows : {16, 64}) {
+    auto taught = work(feed, rows);
+    submit(taught.get());
+    EXPECT_EQ(taught->fate(), Drop::kNone);
+  }
+  // What a block took is noted after its works have concluded.
+  Drop answer = Drop::kNone;
+  for (int i = 0; i < 30'000 && (answer = asks(100ms, 64)) == Drop::kNone; ++i) std::this_thread::sleep_for(1ms);
+  EXPECT_EQ(answer, Drop::kUnmeetable);
+  EXPECT_EQ(asks(1ms, 0), Drop::kUnmeetable) << "it has a row at least";
+  EXPECT_EQ(asks(59min, 64), Drop::kNone);
+  EXPECT_EQ(asks(100ms, 64, false), Drop::kNone) << "whose template is not known";
+  // Behind what waits.
+  binary->close();
+  auto busy = work(feed, 16);
+  submit(busy.get());
+  binary->runs(3);
+  std::vector<std::unique_ptr<TestWork>> works;
+  while (works.size() < 100 && (answer = asks(2s, 64)) == Drop::kNone) {
+    submit(works.emplace_back(work(feed, 64, 2s)).get());
+  }
+  EXPECT_EQ(answer, Drop::kUnmeetable);
+  EXPECT_GT(works.size(), 1U);
+  slow = false;
+  binary->open();
+  EXPECT_EQ(busy->fate(), Drop::kNone);
+  for (auto& one : works) one->fate();
 }
 
 TEST_F(SchedulerTest, ExpiredWorksMakeRoom) {
@@ -425,7 +472,7 @@ TEST_F(SchedulerTest, StoppingConcludesWhatWaits) {
   submit(late.get());
   EXPECT_EQ(late->fate(), Drop::kShutdown);
   std::chrono::milliseconds advice{0};
-  EXPECT_EQ(scheduler_->refuses(scheduler_->queue("feed"), advice), Drop::kShutdown);
+  EXPECT_EQ(scheduler_->refuses(*work(feed, 1), advice), Drop::kShutdown);
 }
 
 TEST_F(SchedulerTest, AFailureIsOfItsWorkAlone) {
