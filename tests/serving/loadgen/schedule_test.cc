@@ -111,7 +111,7 @@ TEST(Schedule, StreamsByWeightAndPayloadsInTurn) {
 
 TEST(Schedule, TimeoutsAndCancellationsAreDrawn) {
   Plan plan = plan_of(Mode::kFixed, 1000);
-  plan.streams[0].timeouts = {{1, 1, ""}, {2, 0, ""}, {3, 3, ""}};
+  plan.streams[0].timeouts = {{1, 1}, {2, 0}, {3, 3}};
   plan.streams[0].cancel_fraction = 0.25;
   plan.streams[0].cancel_from = 100;
   plan.streams[0].cancel_to = 200;
