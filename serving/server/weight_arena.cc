@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <iterator>
 #include <numeric>
 #include <string>
 #include <system_error>
@@ -60,6 +59,7 @@ WeightArena::WeightArena(int64_t slot_bytes, int64_t dim, const ArenaBounds& bou
       dim_(checked("dim", dim)),
       row_bytes_(product(dim, sizeof(float))),
       granule_(std::lcm(kAlignment, row_bytes_)),
+      keep_bytes_(bounds.keep_bytes),
       slots_(static_cast<size_t>(product(slot_bytes, checked("slots", bounds.slots)))),
       pool_(static_cast<size_t>(checked("pool_bytes", bounds.pool_bytes))),
       taken_(static_cast<size_t>(bounds.slots)),
@@ -131,10 +131,10 @@ void WeightArena::free_rows(int64_t first_row) noexcept {
   }
   mark_free(row(first_row), bytes, true);
   // Its range is taken still, so nobody else has a use for it: a large one takes a while, which others do not wait for.
-  pool_.give_back(static_cast<size_t>(begin), static_cast<size_t>(begin + bytes));
+  if (bytes > keep_bytes_) pool_.give_back(static_cast<size_t>(begin), static_cast<size_t>(begin + bytes));
   std::lock_guard lock(mutex_);
   tables_.erase(begin);
-  give_back_table(begin);
+  freed(bytes);
 }
 
 int32_t WeightArena::take_slot(int64_t pool_base) {
@@ -156,29 +156,29 @@ void WeightArena::free_slot(int32_t slot) noexcept {
   mark_free(this->slot(slot), slot_bytes_, true);
   std::lock_guard lock(mutex_);
   taken_[at(slot)] = false;
-  give_back_slot(slot);
+  freed(slot_bytes_);
 }
 
-// Up to the neighbours that are in use, or to the end of what is accessible: a page that several shared goes with the
-// last of them, and what a huge page brought in beyond the last one goes too.
-void WeightArena::give_back_slot(int32_t slot) {
-  int64_t first = slot;
-  while (first > 0 && !taken_[static_cast<size_t>(first - 1)]) --first;
-  auto next = std::find(taken_.begin() + slot, taken_.end(), true);
-  bool last = next == taken_.end();
-  int64_t end = (next - taken_.begin()) * slot_bytes_;
-  slots_.give_back(static_cast<size_t>(first * slot_bytes_), last ? slots_.accessible() : static_cast<size_t>(end));
-}
-
-void WeightArena::give_back_table(int64_t begin) {
-  auto next = tables_.upper_bound(begin);
-  int64_t first = 0;
-  if (next != tables_.begin()) {
-    auto before = std::prev(next);
-    first = before->first + before->second;
+// Each gap up to the neighbours that are in use, or to the end of what is accessible: a page that several shared goes
+// with the last of them, and what a huge page brought in beyond the last one goes too.
+void WeightArena::freed(int64_t bytes) {
+  freed_bytes_ += bytes;
+  if (freed_bytes_ <= keep_bytes_) return;
+  freed_bytes_ = 0;
+  int64_t gap = 0;
+  for (const auto& [begin, table_bytes] : tables_) {
+    pool_.give_back(static_cast<size_t>(gap), static_cast<size_t>(begin));
+    gap = begin + table_bytes;
   }
-  bool last = next == tables_.end();
-  pool_.give_back(static_cast<size_t>(first), last ? pool_.accessible() : static_cast<size_t>(next->first));
+  pool_.give_back(static_cast<size_t>(gap), pool_.accessible());
+  for (auto first = taken_.begin(); first != taken_.end();) {
+    first = std::find(first, taken_.end(), false);
+    const auto next = std::find(first, taken_.end(), true);
+    const bool last = next == taken_.end();
+    const auto end = static_cast<size_t>((next - taken_.begin()) * slot_bytes_);
+    slots_.give_back(static_cast<size_t>((first - taken_.begin()) * slot_bytes_), last ? slots_.accessible() : end);
+    first = next;
+  }
 }
 
 WeightSlot::WeightSlot(std::shared_ptr<PoolRange> table, bool whole_pool)

@@ -28,6 +28,10 @@ struct ArenaBounds {
   int64_t slots = 4096;
   // Addresses of the pool. See default_pool_bytes().
   int64_t pool_bytes = default_pool_bytes();
+  // Of what was freed, how much may stay resident for the next version. Fresh pages are cleared, mapped and, when they
+  // go, unmapped on every core at once: a third of what it takes to load a version of some megabytes, and all of what
+  // serving threads notice of it.
+  int64_t keep_bytes = int64_t{32} << 20;
 
   // Twice the machine's memory, at most 1 TiB: tables never fill it, so gaps between them cost addresses alone, and
   // tens of binaries fit the address space (128 TiB).
@@ -38,10 +42,10 @@ class PoolRange;
 class WeightSlot;
 
 // Memory: slots and tables each lie densely, side by side, so that they share huge pages (of small ones, streaming the
-// weights and gathering the rows of many scenarios misses the TLB all the time: 5 to 15 % of a call). Freed ones go
-// back to the system by the page, a page that neighbours share with the last of them. So what is resident exceeds what
-// is in use by less than two huge pages in all, plus what the kernel, in time, puts over freed places among taken ones:
-// these are taken again first.
+// weights and gathering the rows of many scenarios misses the TLB all the time: 5 to 15 % of a call). Freed ones are
+// taken again first, lowest first; when more than keep_bytes were freed, all that is free goes back to the system, by
+// the page, a page that neighbours share with the last of them. So what is resident exceeds what is in use by less than
+// keep_bytes and two huge pages in all, plus what the kernel, in time, puts over freed places among taken ones.
 //
 // Threads: slots are taken and freed by any thread, under a lock. What they hold is not locked: the owner of a
 // WeightSlot writes it before it shows it to other threads (by publishing a snapshot), and thereafter everyone only
@@ -82,8 +86,7 @@ class WeightArena {
 
   int32_t lowest_free_slot() const;        // mutex_ is held; throws ArenaError
   int64_t first_gap(int64_t bytes) const;  // mutex_ is held; begin in bytes; throws ArenaError
-  void give_back_slot(int32_t slot);       // mutex_ is held; the pages of the free slots around it
-  void give_back_table(int64_t begin);     // mutex_ is held; those of the gap around it
+  void freed(int64_t bytes);               // mutex_ is held; gives back all that is free when it has become too much
   std::byte* slot(int32_t index) const { return slots_.data() + index * slot_bytes_; }
   float* row(int64_t index) const { return reinterpret_cast<float*>(pool_.data()) + index * dim_; }
   static size_t at(int32_t index) { return static_cast<size_t>(index); }
@@ -92,6 +95,7 @@ class WeightArena {
   const int64_t dim_;
   const int64_t row_bytes_;
   const int64_t granule_;  // tables begin at multiples of it: whole rows and whole cache lines
+  const int64_t keep_bytes_;
 
   // Guards the bookkeeping below and the reservations' bounds. Held for system calls on page tables, never for copies;
   // a large table is given back before it is taken.
@@ -100,6 +104,7 @@ class WeightArena {
   ReservedMemory pool_;
   std::vector<bool> taken_;            // [slots]
   std::map<int64_t, int64_t> tables_;  // begin -> bytes of each table in the pool
+  int64_t freed_bytes_ = 0;            // since all that is free was given back: at most so much of it is resident
 
   // [slots]. An entry is written under mutex_ by the thread that takes the slot, and read without it by whoever holds
   // the slot: never at the same time, as long as they learn of the slot from that thread, in the usual way.

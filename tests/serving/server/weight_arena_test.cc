@@ -146,18 +146,22 @@ TEST(WeightArena, ReservingCostsNoMemory) {
   EXPECT_LT(resident_bytes(), before + kMiB);
 }
 
-// What a snapshot costs is its own bytes, whatever the sizes; and all of it comes back.
+// What a snapshot costs is its own bytes, whatever the sizes; and all of it comes back, but for what may be kept.
 TEST(WeightArena, MemoryIsTheWeightsAndComesBack) {
   if (!kPlainMemory) GTEST_SKIP() << "a sanitizer's notes are resident too";
   constexpr int kCount = 24;
   struct Case {
     int64_t slot_bytes;
     int64_t rows;
+    int64_t keep;
   };
   // Below a page, between pages, around huge pages; the last ones' tables are of huge pages mostly.
   for (Case test :
-       {Case{192, 5}, Case{100 * 1024 + 64, 3000}, Case{kMiB + 4160, 40'000}, Case{3 * kMiB + 64, 70'001}}) {
-    auto made = std::make_shared<WeightArena>(test.slot_bytes, 16);
+       {Case{192, 5, 0}, Case{100 * 1024 + 64, 3000, 0}, Case{kMiB + 4160, 40'000, 0}, Case{3 * kMiB + 64, 70'001, 0},
+        Case{kMiB + 4160, 40'000, 8 * kMiB}, Case{3 * kMiB + 64, 70'001, kMiB}}) {
+    ArenaBounds bounds;
+    bounds.keep_bytes = test.keep;
+    auto made = std::make_shared<WeightArena>(test.slot_bytes, 16, bounds);
     int64_t before = resident_bytes();
     std::vector<WeightSlot> slots;
     int64_t in_use = 0;
@@ -176,8 +180,25 @@ TEST(WeightArena, MemoryIsTheWeightsAndComesBack) {
     }
     EXPECT_LT(resident_bytes() - before, in_use + in_use / kCount + 4 * kMiB + kMiB / 2) << test.slot_bytes;
     slots.clear();
-    EXPECT_LT(resident_bytes() - before, kMiB / 2) << test.slot_bytes;
+    EXPECT_LT(resident_bytes() - before, test.keep + kMiB / 2) << test.slot_bytes;
   }
+}
+
+// The next version of a scenario finds the pages that the last one left: nobody clears, maps and unmaps them.
+TEST(WeightArena, PagesStayForTheNextVersion) {
+  constexpr int64_t kRows = 100'000;  // 1.2 MB
+  auto left = [&](int64_t keep) {     // whether the table of the next version holds what the last one left
+    auto made = std::make_shared<WeightArena>(kSlotBytes, kDim,
+                                              ArenaBounds{.slots = 4, .pool_bytes = 64 * kMiB, .keep_bytes = keep});
+    WeightSlot first(made, kRows);
+    fill(first, 7);
+    first = {};
+    WeightSlot next(made, kRows);
+    return next.table()[kRows] == 7;
+  };
+  EXPECT_TRUE(left(2 * kMiB));
+  EXPECT_FALSE(left(kMiB)) << "too large to be kept";
+  EXPECT_FALSE(left(0));
 }
 
 TEST(WeightArena, SaysWhatIsExhausted) {
