@@ -1,7 +1,7 @@
 """The `features:` entries of a scenario's YAML, and what each becomes: one definition per input."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -164,6 +164,15 @@ def _default(value: Any) -> Any:
 Words = Annotated[str, Field(min_length=1, max_length=256)]
 
 
+class SequenceEntry(StrictModel):
+    """A list-valued input whose values are of the feature's kind: the movies seen before, beside the movie."""
+
+    input: Words
+    length: Annotated[int, Field(ge=1, le=4096)]
+    slot: Annotated[int, Field(ge=0)]
+    required: bool = True
+
+
 class FeatureEntry(StrictModel):
     """One entry: how each of `inputs` becomes a feature. Exactly one of `dense` and `encode` is given."""
 
@@ -179,6 +188,7 @@ class FeatureEntry(StrictModel):
     slot: Annotated[int, Field(ge=0)] | None = None
     multi_valued: bool = False
     max_length: Annotated[int, Field(ge=1, le=65536)] | None = None
+    sequence: SequenceEntry | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "FeatureEntry":
@@ -208,6 +218,9 @@ class FeatureEntry(StrictModel):
             raise mistake("a default of a multi_valued feature", "no default: a missing list is an empty one")
         if self.max_length is not None and not self.multi_valued:
             raise mistake("max_length without multi_valued", "max_length with `multi_valued: true`")
+        if self.sequence is not None and (self.encode is None or len(self.inputs) > 1):
+            found = f"a sequence of {'a dense feature' if self.encode is None else 'several inputs'}"
+            raise mistake(found, "a sequence of one input with `encode`")
 
     def _check_default(self) -> None:
         kind = {"number": (int, float), "int": (int,), "string": (str,)}[self.type]
@@ -232,7 +245,25 @@ class FeatureDefinition:
     multi_valued: bool
     max_length: int
     entry: int
+    sequence: SequenceEntry | None = None
 
     @property
     def kind(self) -> Literal["dense", "categorical"]:
         return "categorical" if self.encode is not None else "dense"
+
+    @property
+    def readers(self) -> list["FeatureDefinition"]:
+        """The feature; with a sequence also what that is alone: a multi-valued feature of the other input."""
+        if self.sequence is None:
+            return [self]
+        itself = replace(self, sequence=None)
+        sequence = replace(
+            itself,
+            input=self.sequence.input,
+            slot=self.sequence.slot,
+            required=self.sequence.required,
+            default=None,
+            multi_valued=True,
+            max_length=self.sequence.length,
+        )
+        return [itself, sequence]

@@ -91,6 +91,19 @@ class DenseFeature(_Part):
     steps: list[Annotated[Log | Clip | Normalise, Field(discriminator="op")]]
 
 
+class Sequence(_Part):
+    """The values of another input, in their order, each in a slot of its own from `slot` on; `length` slots.
+
+    They are looked up as the feature's own values are: with its encoding, in its table. A slot behind the last value
+    is empty, and so a vector of zeros.
+    """
+
+    input: str
+    required: bool
+    slot: Count
+    length: Annotated[int, Field(ge=1)]
+
+
 class CategoricalFeature(_Part):
     """Values that become rows of the feature's own range [first_row, first_row + rows) of the table."""
 
@@ -106,6 +119,8 @@ class CategoricalFeature(_Part):
     rows: Annotated[int, Field(ge=FIRST_VALUE_ROW)]
     default: int | float | str | None
     encode: Annotated[Vocabulary | Hash | Bucketise, Field(discriminator="op")]
+    # Left out where there is none: such specs are what they were before sequences existed.
+    sequence: Annotated[Sequence | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class FeatureSpec(_Part):
@@ -137,9 +152,25 @@ class FeatureSpec(_Part):
         return [feature for feature in self.features if isinstance(feature, CategoricalFeature)]
 
     @property
+    def lookups(self) -> list[tuple[str, CategoricalFeature, int]]:
+        """What is looked up in the tables, as (key, whose table, slot): features, then their sequences' positions."""
+        features = [(feature.name, feature, feature.slot) for feature in self.categorical]
+        return features + [
+            (f"{feature.name}[{i}]", feature, feature.sequence.slot + i)
+            for feature in self.categorical
+            if feature.sequence is not None
+            for i in range(feature.sequence.length)
+        ]
+
+    @property
     def inputs(self) -> list[str]:
         """Distinct raw columns, in order of first use."""
-        return list(dict.fromkeys(feature.input for feature in self.features))
+        names = []
+        for feature in self.features:
+            names.append(feature.input)
+            if isinstance(feature, CategoricalFeature) and feature.sequence is not None:
+                names.append(feature.sequence.input)
+        return list(dict.fromkeys(names))
 
     def to_json(self) -> dict[str, Any]:
         """The spec as plain data; what `smt.kernels.transform.FeatureTransform` takes."""

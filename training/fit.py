@@ -33,6 +33,7 @@ from smt.training.features import (
     Hash,
     Log,
     Normalise,
+    Sequence,
     Vocabulary,
 )
 from smt.training.reading import DataError, RawBatch, iter_batches
@@ -70,7 +71,8 @@ def fit(scenario: Scenario, on_batch: Callable[[int], None] | None = None) -> Fi
     for batch in iter_batches(scenario, "train"):
         columns = raw_columns(scenario, batch)
         for fitter in fitters:
-            fitter.update(columns[fitter.feature.input], batch.rows)
+            for reader in fitter.feature.readers:
+                fitter.update(reader, columns[reader.input], batch.rows)
         rows += batch.rows
         labelled += (~np.isnan(batch.labels)).sum(axis=0)
         positives += np.nansum(batch.labels, axis=0, dtype=np.float64)
@@ -99,7 +101,7 @@ def input_infos(scenario: Scenario) -> list[TransformInput]:
     """What the scenario's features want of each raw input; known before anything is fitted."""
     infos = []
     for name in scenario.inputs:
-        readers = [feature for feature in scenario.features if feature.input == name]
+        readers = [reader for reader in scenario.readers if reader.input == name]
         kind = "int" if any(feature.type == "int" for feature in readers) else readers[0].type
         required = any(feature.required for feature in readers)
         infos.append(TransformInput(name, kind, required, all(feature.multi_valued for feature in readers)))
@@ -113,7 +115,7 @@ def raw_columns(scenario: Scenario, batch: RawBatch) -> dict[str, RawColumn]:
 
 
 class _Fitter:
-    """Collects what one feature needs to know of its column."""
+    """Collects what one feature needs to know of its column, and of that of its sequence."""
 
     def __init__(self, feature: FeatureDefinition, seed: int) -> None:
         self.feature = feature
@@ -123,9 +125,10 @@ class _Fitter:
         # A seed of the feature's own name: adding a feature does not change the sample of another.
         self.quantiles = Quantiles(zlib.crc32(feature.name.encode()) ^ seed)
 
-    def update(self, column: RawColumn, rows: int) -> None:
-        feature, encode = self.feature, self.feature.encode
-        values = self._values(column, rows)
+    def update(self, feature: FeatureDefinition, column: RawColumn, rows: int) -> None:
+        """feature: itself or its sequence, which reads the column."""
+        encode = feature.encode
+        values = _used(feature, column, rows)
         self.seen += len(values)
         if isinstance(encode, VocabularyEncoding):
             self.counts.update(values)
@@ -133,33 +136,6 @@ class _Fitter:
             self.quantiles.update(self._finite(values))
         elif any(isinstance(step, NormaliseStep) and step.mean is None for step in feature.steps or ()):
             self.moments.update(self._before_normalise(self._finite(values)))
-
-    def _values(self, column: RawColumn, rows: int) -> Any:
-        """The values that will be encoded: the used ones of a list, and the default in place of missing ones."""
-        values: Any = column.values
-        lengths = column.lengths
-        if self.feature.type == "int" and values.dtype != np.int64:
-            found = f"{values[np.trunc(values) != values][0]} in the column {self.feature.input!r}"
-            raise DataError(f"feature {self.feature.name!r}: found {found}; expected integers, or type number")
-        if self.feature.type == "number":
-            values = values.astype(np.float64)
-        if lengths is None:
-            return values
-        if self.feature.multi_valued:
-            kept = first_of_each(lengths, self.feature.max_length)
-            return values if kept is None else _select(values, kept)
-        if int(lengths.max(initial=0)) > 1:
-            found = f"a list of {int(lengths.max())} values in {self.feature.input!r}"
-            raise DataError(
-                f"feature {self.feature.name!r}: found {found}; expected one value, or `multi_valued: true`"
-            )
-        missing = rows - len(values)
-        if self.feature.default is None or not missing:
-            return values
-        if isinstance(values, StringValues):
-            filled = [*arrow_values(values).to_pylist(), *[str(self.feature.default)] * missing]
-            return StringValues.from_strings(filled)
-        return np.concatenate([values, np.full(missing, self.feature.default, dtype=values.dtype)])
 
     def _finite(self, values: npt.NDArray[Any]) -> Numbers:
         numbers = np.asarray(values, dtype=np.float64)
@@ -203,6 +179,7 @@ class _Fitter:
             first_row=first_row,
             rows=FIRST_VALUE_ROW + encode.count,
             encode=encode,
+            sequence=None if feature.sequence is None else Sequence(**feature.sequence.model_dump()),
         )
 
     def _steps(self, warnings: list[str]) -> list[Log | Clip | Normalise]:
@@ -248,6 +225,31 @@ class _Fitter:
             sample = f"a sample of {self.quantiles.limit} of {self.quantiles.count} values"
             warnings.append(f"feature {self.feature.name!r}: quantiles are those of {sample}")
         return Bucketise(boundaries=boundaries)
+
+
+def _used(feature: FeatureDefinition, column: RawColumn, rows: int) -> Any:
+    """The values that will be encoded: the used ones of a list, and the default in place of missing ones."""
+    values: Any = column.values
+    lengths = column.lengths
+    if feature.type == "int" and values.dtype != np.int64:
+        found = f"{values[np.trunc(values) != values][0]} in the column {feature.input!r}"
+        raise DataError(f"feature {feature.name!r}: found {found}; expected integers, or type number")
+    if feature.type == "number":
+        values = values.astype(np.float64)
+    if lengths is None:
+        return values
+    if feature.multi_valued:
+        kept = first_of_each(lengths, feature.max_length)
+        return values if kept is None else _select(values, kept)
+    if int(lengths.max(initial=0)) > 1:
+        found = f"a list of {int(lengths.max())} values in {feature.input!r}"
+        raise DataError(f"feature {feature.name!r}: found {found}; expected one value, or `multi_valued: true`")
+    missing = rows - len(values)
+    if feature.default is None or not missing:
+        return values
+    if isinstance(values, StringValues):
+        return StringValues.from_strings([*arrow_values(values).to_pylist(), *[str(feature.default)] * missing])
+    return np.concatenate([values, np.full(missing, feature.default, dtype=values.dtype)])
 
 
 def _select(values: Any, kept: npt.NDArray[np.bool_]) -> Any:

@@ -21,8 +21,9 @@ class TemplateNet(nn.Module):
     """Everything between the embeddings and the logits.
 
     dense arch → interaction with the pooled embeddings → deep arch → experts → task heads. Where the template has them:
-    gates scale the embeddings and the deep arch's output, numeric embeddings join the pooled ones, and branches add to
-    the logits. Dropout (recipe.dropout) acts on the input and the output of the deep arch, in training only.
+    gates scale the embeddings and the deep arch's output, a sequence's vectors give way to their weighted sum, numeric
+    embeddings join the others, and branches add to the logits. Dropout (recipe.dropout) acts on
+    the input and the output of the deep arch, in training only.
 
     Args:
         serving: build the form that is served, without what acts in training only. Its parameters are those that
@@ -35,7 +36,9 @@ class TemplateNet(nn.Module):
         components = template.components.serving() if serving else template.components
         vectors = slots.categorical
         self.dense_arch = components.dense_arch.build(slots.dense)
-        numeric, gates = components.numeric, components.gates
+        numeric, gates, sequence = components.numeric, components.gates, components.sequence
+        self.sequence = None if sequence is None else sequence.build(slots.dim)
+        vectors -= 0 if sequence is None else sequence.length - 1
         self.numeric = None if numeric is None else numeric.build(slots.dense, slots.dim)
         vectors += 0 if self.numeric is None else self.numeric.outputs
         self.interaction = components.interaction.build(self.dense_arch.outputs, vectors, slots.dim)
@@ -51,6 +54,8 @@ class TemplateNet(nn.Module):
     def forward(self, dense: Tensor, pooled: Tensor) -> Tensor:
         """dense [B, D] float32, pooled [B, S, dim] float32 -> logits [B, T] float32."""
         vectors = pooled if self.gates is None else self.gates.embedding_gate(pooled)
+        if self.sequence is not None:
+            vectors = self.sequence(vectors)
         if self.numeric is not None:
             vectors = torch.cat([vectors, self.numeric(dense)], dim=1)
         x = self.dropout(self.interaction(self.dense_arch(dense), vectors))

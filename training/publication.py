@@ -66,7 +66,7 @@ class TouchedRows:
     """The rows of the tables that were looked up since clear(), in this process."""
 
     def __init__(self, spec: FeatureSpec, device: torch.device) -> None:
-        self._first_row = {feature.name: feature.first_row for feature in spec.categorical}
+        self._first_row = {key: feature.first_row for key, feature, _ in spec.lookups}
         self._touched = torch.zeros(spec.table_rows, dtype=torch.uint8, device=device)
 
     def note(self, sparse: KeyedJaggedTensor) -> None:

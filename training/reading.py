@@ -189,7 +189,7 @@ def _feature_columns(scenario: Scenario, batch: pa.RecordBatch) -> pa.RecordBatc
 
 def absent_type(scenario: Scenario, name: str) -> pa.DataType:
     """Arrow type for the nulls of an optional input that the data lacks."""
-    readers = [feature for feature in scenario.features if feature.input == name]
+    readers = [reader for reader in scenario.readers if reader.input == name]
     kind = _ARROW_TYPES["int" if any(feature.type == "int" for feature in readers) else readers[0].type]
     return pa.large_list(kind) if all(feature.multi_valued for feature in readers) else kind
 
@@ -198,7 +198,7 @@ def check_schema(scenario: Scenario, file: Path, schema: pa.Schema) -> list[Prob
     """What the scenario needs and the file lacks, or has in a type that it cannot use."""
     problems: list[Problem] = []
     document = scenario.document
-    for index, feature in enumerate(scenario.features):
+    for feature in scenario.readers:
         at = ("features", feature.entry, "inputs")
         positions = schema.get_all_field_indices(feature.input)
         if len(positions) > 1:
@@ -212,9 +212,7 @@ def check_schema(scenario: Scenario, file: Path, schema: pa.Schema) -> list[Prob
                 problems.append(document.problem(at, found, allowed, file))
         elif message := _type_problem(feature, schema.field(positions[0]).type):
             found = f"the column {feature.input!r} of type {schema.field(positions[0]).type}"
-            problems.append(
-                document.problem(("features", scenario.features[index].entry, "type"), found, message, file)
-            )
+            problems.append(document.problem(("features", feature.entry, "type"), found, message, file))
     expressions = [(("tasks", i, "label"), task.label) for i, task in enumerate(scenario.tasks)]
     for at_expression, expression in [*expressions, (("data", "filter"), scenario.filter)]:
         try:

@@ -34,7 +34,8 @@ class RowFormat:
 
     single: tuple[int, ...]  # positions among the spec's categorical features
     multi: tuple[int, ...]
-    keys: tuple[str, ...]  # of the KeyedJaggedTensor: single ones first
+    sequences: tuple[int, ...]  # length of each
+    keys: tuple[str, ...]  # of the KeyedJaggedTensor: single ones, multi-valued ones, positions of sequences
     dense_slots: int
     tasks: int
     bytes_per_row: int  # at most
@@ -44,11 +45,14 @@ class RowFormat:
         features = spec.categorical
         single = tuple(i for i, feature in enumerate(features) if not feature.multi_valued)
         multi = tuple(i for i, feature in enumerate(features) if feature.multi_valued)
-        lists = sum(8 + 4 * features[i].max_length for i in multi)
+        sequences = tuple(feature.sequence.length for feature in features if feature.sequence is not None)
+        lists = sum(8 + 4 * length for length in (*(features[i].max_length for i in multi), *sequences))
+        positions = tuple(key for key, _, _ in spec.lookups[len(features) :])
         return RowFormat(
             single=single,
             multi=multi,
-            keys=tuple(features[i].name for i in (*single, *multi)),
+            sequences=sequences,
+            keys=(*(features[i].name for i in (*single, *multi)), *positions),
             dense_slots=spec.dense_slots,
             tasks=tasks,
             bytes_per_row=4 * (spec.dense_slots + len(single) + tasks) + lists,
@@ -57,7 +61,7 @@ class RowFormat:
 
 @dataclass(frozen=True)
 class Lists:
-    """One multi-valued feature: row r holds values[starts[r] : starts[r] + lengths[r]]."""
+    """One multi-valued feature, or one sequence: row r holds values[starts[r] : starts[r] + lengths[r]]."""
 
     values: Tensor  # [n] int32
     starts: Tensor  # [rows] int64
@@ -72,6 +76,14 @@ class Lists:
         position = torch.arange(total) + torch.repeat_interleave(shift, lengths, output_size=total)
         return self.values[position], lengths
 
+    def positions(self, index: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Of the rows at `index`: their first values, their second ones and so on; how many each row has of each."""
+        values, lengths = self.take(index)
+        starts = torch.cumsum(lengths, 0) - lengths
+        there = [lengths > i for i in range(length)]
+        found = [values[starts[has] + i] for i, has in enumerate(there)]
+        return torch.cat(found), torch.cat(there).to(torch.int64)
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -80,7 +92,7 @@ class Rows:
     format: RowFormat
     dense: Tensor  # [rows, D] float32
     single: Tensor  # [len(format.single), rows] int32
-    multi: tuple[Lists, ...]
+    multi: tuple[Lists, ...]  # of the multi-valued features, then of the sequences
     labels: Tensor  # [rows, T] float32
 
     def __len__(self) -> int:
@@ -90,7 +102,7 @@ class Rows:
     def of(
         row_format: RowFormat, batch: TransformedBatch, labels: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
     ) -> Rows:
-        """Takes a batch in which every feature has one bag per row (as sent by `iter_batches`)."""
+        """Takes a batch in which every feature has bags of each row (as sent by `iter_batches`)."""
         rows = batch.rows
         bags = torch.from_numpy(batch.offsets[1:])  # bag 0 is the reserved empty one
         ids = torch.from_numpy(batch.ids)
@@ -104,6 +116,12 @@ class Rows:
             offsets = bags[i * rows : (i + 1) * rows + 1]
             values = ids[offsets[0] : offsets[-1]].to(torch.int32)
             multi.append(Lists(values, offsets[:-1] - offsets[0], torch.diff(offsets)))
+        begin = (len(row_format.single) + len(row_format.multi)) * rows
+        for length in row_format.sequences:  # row by row, a bag for each position
+            ends = bags[begin : begin + rows * length + 1 : length]
+            values = ids[ends[0] : ends[-1]].to(torch.int32)
+            multi.append(Lists(values, ends[:-1] - ends[0], torch.diff(ends)))
+            begin += rows * length
         matrix = torch.stack(single).to(torch.int32) if single else torch.empty(0, rows, dtype=torch.int32)
         # Cloned, because a view would keep all of the batch's arrays in memory.
         dense = torch.from_numpy(batch.dense).clone()
@@ -135,7 +153,9 @@ class Rows:
             row_format,
             torch.zeros(1, row_format.dense_slots),
             torch.zeros(len(row_format.single), 1, dtype=torch.int32),
-            tuple(Lists(torch.empty(0, dtype=torch.int32), zero, zero) for _ in row_format.multi),
+            tuple(
+                Lists(torch.empty(0, dtype=torch.int32), zero, zero) for _ in (*row_format.multi, *row_format.sequences)
+            ),
             torch.full((1, row_format.tasks), float("nan")),
         )
 
@@ -151,8 +171,11 @@ class Rows:
         """The rows at `index` ([B] int64) as a batch."""
         values = [self.single.index_select(1, index).view(-1).to(torch.int64)]
         lengths = [torch.ones(len(self.format.single) * len(index), dtype=torch.int64)]
-        for lists in self.multi:
-            list_values, list_lengths = lists.take(index)
+        count = len(self.format.multi)
+        taken = [lists.take(index) for lists in self.multi[:count]]
+        sequences = zip(self.multi[count:], self.format.sequences, strict=True)
+        taken += [lists.positions(index, length) for lists, length in sequences]
+        for list_values, list_lengths in taken:
             values.append(list_values.to(torch.int64))
             lengths.append(list_lengths)
         sparse = KeyedJaggedTensor(

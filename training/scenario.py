@@ -119,9 +119,14 @@ class Scenario:
         return self.document.sha256
 
     @property
+    def readers(self) -> list[FeatureDefinition]:
+        """Each use of a raw column: the features, and their sequences as if they were features."""
+        return [reader for feature in self.features for reader in feature.readers]
+
+    @property
     def inputs(self) -> list[str]:
         """Distinct raw columns of the features, in order of first use."""
-        return list(dict.fromkeys(feature.input for feature in self.features))
+        return list(dict.fromkeys(reader.input for reader in self.readers))
 
     def files(self, split: Split) -> list[Path]:
         """The parquet files of a split, sorted within each pattern, each once; of `test` none where it is no key.
@@ -229,6 +234,8 @@ def _define(
                 allowed = 'features with different names; set `name`, as in name: "{input}_bucket"'
                 problems.append(document.problem(at, f"the feature {name!r} a second time", allowed))
             names[name] = index
+        for source in [*item.inputs, *([item.sequence.input] if item.sequence else [])]:
+            name = item.name.replace("{input}", item.inputs[0])
             known = types.setdefault(source, (item.type, name))
             if (known[0] == "string") != (item.type == "string"):
                 found = f"type {item.type} for the input {source!r}, which feature {known[1]!r} reads as {known[0]}"
@@ -243,6 +250,9 @@ def _define(
                 problems.append(document.problem((*at, "slot"), found, "one feature per slot"))
             else:
                 taken[kind][item.slot] = name
+        if item.sequence is not None:
+            _take_sequence(item, index, capacity[kind], taken[kind], document, problems)
+            counts[kind] += item.sequence.length
     for kind, count in counts.items():
         if count > capacity[kind]:
             allowed = f"at most {capacity[kind]}, the {kind} slots of template {template.name}"
@@ -266,10 +276,35 @@ def _define(
             multi_valued=item.multi_valued,
             max_length=(item.max_length or DEFAULT_MAX_LENGTH) if item.multi_valued else 1,
             entry=index,
+            sequence=item.sequence,
         )
         for index, item in enumerate(entry.features)
         for source in item.inputs
     )
+
+
+def _take_sequence(
+    item: FeatureEntry,
+    index: int,
+    capacity: int,
+    taken: dict[int, str],
+    document: YamlDocument,
+    problems: list[Problem],
+) -> None:
+    """Notes a sequence's slots as taken, and what speaks against them."""
+    assert item.sequence is not None
+    first, length = item.sequence.slot, item.sequence.length
+    name = item.name.replace("{input}", item.inputs[0])
+    at: Location = ("features", index, "sequence", "slot")
+    if first + length > capacity:
+        allowed = f"at most {capacity - length}: {length} of the template's {capacity} categorical slots"
+        problems.append(document.problem(at, str(first), allowed))
+    for slot in range(first, min(first + length, capacity)):
+        if slot in taken:
+            found = f"{first}, from where slot {slot} is taken, which feature {taken[slot]!r} has"
+            problems.append(document.problem(at, found, "one feature per slot"))
+            break
+        taken[slot] = name
 
 
 def _check_tasks(
@@ -292,7 +327,7 @@ def _check_tasks(
             problems.append(
                 document.problem((*at, "label"), f"no column in {task.label.source!r}", "a label of the data")
             )
-        for feature in features:
+        for feature in [reader for each in features for reader in each.readers]:
             if feature.input in task.label.columns:
                 found = f"a label leak: {feature.input!r} is in the label of task {task.name!r} and an input of feature"
                 allowed = "inputs that no label is made of"

@@ -34,13 +34,13 @@ class Scorer:
         """[B, heads of the run's template] probabilities."""
         rows = len(batch.dense)
         ids, lengths = [], []
-        # Bag 0 is empty, for slots without a feature; then the bags of one feature after the other.
+        # Bag 0 is empty, for slots without a feature; then the bags of one lookup after the other.
         bag_index = torch.zeros(rows, self.slots, dtype=torch.int64, device=self.slab.device)
-        for i, feature in enumerate(self.spec.categorical):
-            jagged = batch.sparse[feature.name]
+        for i, (key, feature, slot) in enumerate(self.spec.lookups):
+            jagged = batch.sparse[key]
             ids.append(jagged.values() + feature.first_row)
             lengths.append(jagged.lengths().long())
-            bag_index[:, feature.slot] = torch.arange(rows, device=self.slab.device) + 1 + i * rows
+            bag_index[:, slot] = torch.arange(rows, device=self.slab.device) + 1 + i * rows
         empty = torch.zeros(2, dtype=torch.int64, device=self.slab.device)
         offsets = torch.cat([empty, torch.cat(lengths).cumsum(0)]) if lengths else empty
         all_ids = torch.cat(ids) if ids else empty[:0]

@@ -40,7 +40,7 @@ SERIAL_BYTES = 16 << 20
 # fbgemm gives no dense gradients on CPUs.
 CONSTRAINTS = ParameterConstraints(sharding_types=["table_wise", "row_wise", "column_wise"])
 
-# (embeddings [B, F, dim] in the order of the spec's categorical features, the batch's ids) -> embeddings
+# (embeddings [B, L, dim] in the order of the spec's lookups, the batch's ids) -> embeddings
 Transform = Callable[[Tensor, KeyedJaggedTensor], Tensor]
 
 
@@ -64,7 +64,7 @@ class ScenarioModel(nn.Module):
         super().__init__()
         dim = template.slots.dim
         self.ebc = EmbeddingBagCollection(
-            tables=[_table(i, *each, template) for i, each in enumerate(zip(spec.categorical, dims, strict=True))],
+            tables=[_table(i, dim, spec, template) for i, dim in enumerate(dims)],
             device=torch.device("meta" if template.recipe.embedding_optimizer.type == "rowwise_adagrad" else "cpu"),
         )
         self.net = TemplateNet(template)
@@ -73,13 +73,14 @@ class ScenarioModel(nn.Module):
         )
         self.transforms: list[Transform] = []
         self._shape = (template.slots.categorical, dim)
-        self._slots = {feature.name: feature.slot for feature in spec.categorical}
-        self._names = {feature.name: _name(i) for i, feature in enumerate(spec.categorical)}
-        self._dims = dict(zip(self._slots, dims, strict=True))
+        index = {feature.name: i for i, feature in enumerate(spec.categorical)}
+        self._slots = {key: slot for key, _, slot in spec.lookups}
+        self._names = {key: _name(index[feature.name]) for key, feature, _ in spec.lookups}
+        self._dims = {key: dims[index[feature.name]] for key, feature, _ in spec.lookups}
         self._order: Tensor | None = None
 
     def forward(self, dense: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
-        """dense [B, D] float32, sparse with one key per categorical feature -> logits [B, T]."""
+        """dense [B, D] float32, sparse with one key per lookup of the spec -> logits [B, T]."""
         slots, dim = self._shape
         serial = dense.device.type == "cpu" and 4 * sum(self._dims.values()) * len(dense) <= SERIAL_BYTES
         with threads(1) if serial else nullcontext():
@@ -100,7 +101,7 @@ class ScenarioModel(nn.Module):
         return logits
 
     def _projected(self, values: Tensor, keys: list[str]) -> Tensor:
-        """[B, sum of the tables' dims] -> [B, F, dim]."""
+        """[B, sum of the lookups' dims] -> [B, L, dim]."""
         dim = self._shape[1]
         if not self.projections:
             return values.view(len(values), -1, dim)
@@ -132,14 +133,15 @@ def threads(count: int | None = None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def _table(index: int, feature: CategoricalFeature, dim: int, template: "Template") -> EmbeddingBagConfig:
+def _table(index: int, dim: int, spec: FeatureSpec, template: "Template") -> EmbeddingBagConfig:
+    feature = spec.categorical[index]
     # Of one value, mean and sum are the same, but fbgemm's CPU kernel for means is several times slower.
     mean = feature.multi_valued and template.slots.pooling == "mean"
     return EmbeddingBagConfig(
         name=_name(index),
         num_embeddings=feature.rows,
         embedding_dim=dim,
-        feature_names=[feature.name],
+        feature_names=[key for key, of, _ in spec.lookups if of is feature],
         pooling=PoolingType.MEAN if mean else PoolingType.SUM,
     )
 

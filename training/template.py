@@ -162,6 +162,14 @@ def _mismatched(template: Template, document: YamlDocument) -> list[Problem]:
         if slot >= slots.categorical:
             allowed = f"0 to {slots.categorical - 1}, the template's categorical slots"
             problems.append(document.problem(("components", "gates", "slots", i), str(slot), allowed))
+    if components.sequence is not None:
+        first, length, target = (getattr(components.sequence, key) for key in ("first", "length", "target"))
+        if first + length > slots.categorical:
+            allowed = f"at most {slots.categorical - length}: {length} of the template's {slots.categorical} slots"
+            problems.append(document.problem(("components", "sequence", "first"), str(first), allowed))
+        if target >= slots.categorical or first <= target < first + length:
+            allowed = f"one of the template's {slots.categorical} categorical slots that is not of the sequence"
+            problems.append(document.problem(("components", "sequence", "target"), str(target), allowed))
     return problems
 
 

@@ -46,6 +46,15 @@ class Writer {
       if (rows_ > 1) first_bags[model_.categorical_slots + feature.slot] = bag + (per_row(feature.input) ? 1 : 0);
       write_categorical(feature);
     }
+    for (const Sequence& sequence : model_.sequences) {
+      const int64_t bag = offset_ - out_.offsets.data() - 1;
+      const int64_t step = per_row(sequence.input) ? sequence.length : 0;
+      for (int64_t i = 0; i < sequence.length; ++i) {
+        first_bags[sequence.slot + i] = bag + i;
+        if (rows_ > 1) first_bags[model_.categorical_slots + sequence.slot + i] = bag + i + step;
+      }
+      write_sequence(sequence);
+    }
     const int64_t end = id_ - out_.ids.data();
     while (offset_ != out_.offsets.data() + out_.offsets.size()) *offset_++ = end;
     out_.ids.resize(static_cast<size_t>(end));
@@ -58,7 +67,8 @@ class Writer {
     return sent.column != nullptr && !sent.context;
   }
 
-  int64_t bag_count(const CategoricalFeature& feature) const { return per_row(feature.input) ? rows_ : 1; }
+  // Of a categorical feature; of a sequence in each of its slots.
+  int64_t bag_count(size_t input) const { return per_row(input) ? rows_ : 1; }
 
   // Position of the first value of `row`, which may be the one after the last, of a candidate column.
   int64_t value_start(const CheckedColumns::Input& sent, int64_t row) const {
@@ -82,19 +92,24 @@ class Writer {
             lengths.empty() ? lengths : lengths.subspan(static_cast<size_t>(first_), static_cast<size_t>(rows_))};
   }
 
+  size_t value_count(size_t input) const {
+    const CheckedColumns::Input& sent = checked_.inputs[input];
+    if (sent.column == nullptr) return 0;
+    return std::visit([&](const auto& values) { return range(sent, values).values.size(); }, sent.column->values);
+  }
+
   // By an upper bound of ids and the exact number of bags. Allocates only while the buffers are still growing.
   void extend_batch() {
     size_t ids = 0;
     size_t bags = 0;
     for (const CategoricalFeature& feature : model_.categorical) {
-      const auto count = static_cast<size_t>(bag_count(feature));
+      const auto count = static_cast<size_t>(bag_count(feature.input));
       bags += count;
-      const CheckedColumns::Input& sent = checked_.inputs[feature.input];
-      if (!feature.multi_valued) {
-        ids += count;
-      } else if (sent.column != nullptr) {
-        ids += std::visit([&](const auto& values) { return range(sent, values).values.size(); }, sent.column->values);
-      }
+      ids += feature.multi_valued ? value_count(feature.input) : count;
+    }
+    for (const Sequence& sequence : model_.sequences) {
+      bags += static_cast<size_t>(bag_count(sequence.input) * sequence.length);
+      ids += value_count(sequence.input);
     }
     if (bags == 0 && out_.offsets.size() < 3) bags = 1;
     extend(out_, rows_, ids, bags);
@@ -155,7 +170,7 @@ class Writer {
       *offset_++ = id_ - out_.ids.data();
       return;
     }
-    const auto bags = static_cast<size_t>(bag_count(feature));
+    const auto bags = static_cast<size_t>(bag_count(feature.input));
     std::visit(
         [&](const auto& encoder, const auto& values) {
           using E = std::decay_t<decltype(encoder)>;
@@ -198,6 +213,38 @@ class Writer {
       id_ += used;
       values = values.subspan(length);
       *offset_++ = id_ - out_.ids.data();
+    }
+  }
+
+  void write_sequence(const Sequence& sequence) {
+    const CheckedColumns::Input& sent = checked_.inputs[sequence.input];
+    if (sent.column == nullptr) {
+      offset_ = std::fill_n(offset_, sequence.length, id_ - out_.ids.data());
+      return;
+    }
+    const CategoricalFeature& feature = model_.categorical[sequence.feature];
+    const int64_t base = local_ids_ ? 0 : feature.first_row;
+    std::visit(
+        [&](const auto& encoder, const auto& values) {
+          using E = std::decay_t<decltype(encoder)>;
+          using T = typename std::decay_t<decltype(values)>::value_type;
+          if constexpr (kEncodes<E, T>) write_positions(sequence, encoder, range(sent, values), base);
+        },
+        feature.encoder, sent.column->values);
+  }
+
+  // A bag for each position of each row: of one value, or empty behind the row's last.
+  template <class E, class T>
+  void write_positions(const Sequence& sequence, const E& encoder, const Range<T>& part, int64_t base) {
+    std::span<const T> values = part.values;
+    for (int64_t row = 0; row < bag_count(sequence.input); ++row) {
+      const size_t length = part.lengths.empty() ? 1 : static_cast<size_t>(part.lengths[static_cast<size_t>(row)]);
+      const auto used = static_cast<int64_t>(std::min(length, static_cast<size_t>(sequence.length)));
+      encode_all(encoder, values.first(static_cast<size_t>(used)), base, id_);
+      const int64_t begin = id_ - out_.ids.data();
+      for (int64_t i = 0; i < sequence.length; ++i) *offset_++ = begin + std::min(i + 1, used);
+      id_ += used;
+      values = values.subspan(length);
     }
   }
 

@@ -62,6 +62,14 @@ struct CategoricalFeature {
   Encoder encoder;
 };
 
+// Values of another input in slots of their own, one after the other, as rows of a categorical feature's range.
+struct Sequence {
+  size_t input;
+  size_t feature;  // position among Model::categorical
+  int64_t slot;    // of the first value
+  int64_t length;  // slots, and so the values that are used
+};
+
 struct Model {
   int64_t dense_slots = 0;
   int64_t categorical_slots = 0;
@@ -70,6 +78,7 @@ struct Model {
   StringTable input_positions;
   std::vector<DenseFeature> dense;
   std::vector<CategoricalFeature> categorical;
+  std::vector<Sequence> sequences;
 };
 
 // spec.cc. Throws SpecError.

@@ -71,9 +71,10 @@ class ReferenceTransform:
         self.categorical_slots: int = spec["categorical_slots"]
         self.table_rows: int = spec["table_rows"]
         self._features: Sequence[Feature] = spec["features"]
+        readers = [reader for f in self._features for reader in _readers(f)]
         self.inputs = tuple(
-            _input([f for f in self._features if f["input"] == name])
-            for name in dict.fromkeys(f["input"] for f in self._features)
+            _input([reader for reader in readers if reader["input"] == name])
+            for name in dict.fromkeys(reader["input"] for reader in readers)
         )
 
     def apply(
@@ -109,6 +110,21 @@ class ReferenceTransform:
                 offsets.append(len(ids))
             for r in range(rows):
                 bag_index[r, feature["slot"]] = first_bag + (r if len(values) == rows else 0)
+        for feature in self._features:
+            sequence = feature.get("sequence")
+            if sequence is None:
+                continue
+            values = lists.get(sequence["input"], [[]])
+            first_bag = len(offsets) - 1
+            first_row = 0 if local_ids else feature["first_row"]
+            length = sequence["length"]
+            for row in values:
+                for position in range(length):  # a bag of its own for each value; empty behind the last
+                    ids += [first_row + local_row(feature["encode"], value) for value in row[position : position + 1]]
+                    offsets.append(len(ids))
+            for r in range(rows):
+                start = first_bag + (r * length if len(values) == rows else 0)
+                bag_index[r, sequence["slot"] : sequence["slot"] + length] = range(start, start + length)
         if len(offsets) == 2:  # embedding_bag in the template binary needs two bags
             offsets.append(0)
         return TransformedBatch(rows, dense, np.array(ids, np.int64), np.array(offsets, np.int64), bag_index)
@@ -135,6 +151,14 @@ class ReferenceTransform:
             if info.required and info.name not in sent_as:
                 raise InputError(f"feature '{info.name}': not sent; expected it, it is required (type {info.type})")
         return lists
+
+
+def _readers(feature: Feature) -> list[Feature]:
+    """The feature and its sequence: what each demands of the input that it reads."""
+    sequence = feature.get("sequence")
+    if sequence is None:
+        return [feature]
+    return [feature, {**sequence, "type": feature["type"], "multi_valued": True}]
 
 
 def _input(features: Sequence[Feature]) -> InputInfo:

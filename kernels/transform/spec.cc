@@ -194,7 +194,7 @@ class Parser {
 
   void parse_categorical(const JsonObject& object, size_t input, InputType type, bool multi_valued) {
     object.only({"name", "input", "type", "required", "kind", "slot", "multi_valued", "max_length", "first_row", "rows",
-                 "default", "encode"});
+                 "default", "encode", "sequence"});
     const int64_t slot = parse_slot(object, model_.categorical_slots, categorical_slots_);
     int64_t max_length = 1;
     if (multi_valued) {
@@ -209,6 +209,21 @@ class Parser {
     if (model_.table_rows > kMaxRows) object.fail("rows", describe(object.at("rows")), "fewer rows in all (2^40)");
     const int64_t missing = parse_missing(object, type, multi_valued, encoder);
     model_.categorical.push_back({input, slot, first_row, multi_valued, max_length, missing, std::move(encoder)});
+    if (object.has("sequence")) parse_sequence(object.object("sequence"), type);
+  }
+
+  // Of the categorical feature that was parsed last.
+  void parse_sequence(const JsonObject& object, InputType type) {
+    object.only({"input", "required", "slot", "length"});
+    const size_t input = add_input(object, type, true);
+    const int64_t length = object.integer("length", 1, model_.categorical_slots);
+    const int64_t slot = object.integer("slot", 0, model_.categorical_slots - length);
+    for (int64_t taken = slot; taken < slot + length; ++taken) {
+      if (!categorical_slots_.insert(taken).second) {
+        object.fail("slot", std::to_string(taken) + ", which another feature has", "one feature per slot");
+      }
+    }
+    model_.sequences.push_back({input, model_.categorical.size() - 1, slot, length});
   }
 
   int64_t parse_missing(const JsonObject& object, InputType type, bool multi_valued, const Encoder& encoder) {

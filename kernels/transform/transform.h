@@ -56,7 +56,8 @@ struct Limits {
 //
 // Bags: bag 0 is reserved and empty; then, for each append() and each categorical feature in spec order, one bag per
 // row if its input was sent as a candidate column, or a single bag for all the rows if it was sent as context or not at
-// all. There are always at least two bags once there are rows.
+// all; then, in the same way, as many bags as it has slots for each sequence. There are always at least two bags once
+// there are rows.
 struct Batch {
   int64_t rows = 0;
   int64_t dense_slots = 0;  // these two: of the specs appended, all alike

@@ -26,10 +26,12 @@ CHANGES = (
     | OTHERS["esmm"]
     | OTHERS["autodis"]
     | OTHERS["pepnet"]
+    | OTHERS["din"]
     | {"branches": [{"type": "linear"}, {"type": "fm"}]}
 )
 UNFUSED = [
     "gates: pepnet",
+    "sequence: din",
     "numeric: autodis",
     "interaction: finalmlp",
     "experts: ple",
@@ -53,7 +55,7 @@ def made(views: Template, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 def test_each_component_is_named_that_has_no_tile_program(template: Template, views: Template) -> None:
     assert without_tile_program(template) == []
     assert without_tile_program(views) == UNFUSED
-    with pytest.raises(ValueError, match="template 'small': no tile program for gates: pepnet, numeric: autodis"):
+    with pytest.raises(ValueError, match="template 'small': no tile program for gates: pepnet, sequence: din, numeric"):
         tile_program(views, "fp32")
 
 

@@ -123,7 +123,23 @@ class GatesConfig(ComponentConfig):
         raise NotImplementedError
 
 
-SLOTS = ("dense", "interaction", "experts", "heads", "numeric", "branch", "gates")
+class SequenceConfig(ComponentConfig):
+    """Fills `sequence`: vectors [B, S, dim] -> [B, S - length + 1, dim].
+
+    The vectors of the slots from `first` on, `length` of them, are a behaviour sequence; that of slot `target` is the
+    candidate's.
+    """
+
+    if TYPE_CHECKING:
+        target: int
+        first: int
+        length: int
+
+    def build(self, dim: int) -> Component:
+        raise NotImplementedError
+
+
+SLOTS = ("dense", "interaction", "experts", "heads", "numeric", "branch", "gates", "sequence")
 _REGISTRY: dict[str, dict[str, type[ComponentConfig]]] = {slot: {} for slot in SLOTS}
 C = TypeVar("C", bound=type[ComponentConfig])
 

@@ -38,7 +38,7 @@ def teacher(source: FinishedRun, run: Run) -> Scorer:
     """A finished run that scores the student's batches. Raises ValueError: it reads other features."""
 
     def inputs(spec: "FeatureSpec") -> object:
-        return [(f.name, f.slot, f.encode) for f in spec.categorical], [f.steps for f in spec.dense]
+        return [(f.name, f.slot, f.encode, f.sequence) for f in spec.categorical], [f.steps for f in spec.dense]
 
     if inputs(source.spec) != inputs(run.spec) or source.template.slots.dense != run.template.slots.dense:
         raise ValueError(

@@ -43,7 +43,7 @@ class NormHook(Hook):
         run.model.transforms.append(self._measure)
 
     def weigh(self, norms: Tensor, sparse: "KeyedJaggedTensor") -> Tensor:
-        """norms [B, F], in the order of the spec's categorical features -> [B, F]."""
+        """norms [B, L], in the order of the spec's lookups -> [B, L]."""
         return norms
 
     def _measure(self, embedded: Tensor, sparse: "KeyedJaggedTensor") -> Tensor:

@@ -41,8 +41,8 @@ class _MbaReg(NormHook):
 
     def weigh(self, norms: Tensor, sparse: "KeyedJaggedTensor") -> Tensor:
         columns = []
-        for feature in self.run.spec.categorical:
-            count, jagged = self.counts[feature.name], sparse[feature.name]
+        for key, feature, _ in self.run.spec.lookups:
+            count, jagged = self.counts[feature.name], sparse[key]
             ids, lengths = jagged.values(), jagged.lengths()
             count.index_add_(0, ids, torch.ones_like(ids, dtype=count.dtype))
             rarest = torch.segment_reduce(count[ids], "min", lengths=lengths.long(), initial=float("inf"))

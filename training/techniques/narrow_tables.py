@@ -51,5 +51,5 @@ class _Narrow(Hook):
         run.model.transforms.append(self._narrow)
 
     def _narrow(self, embedded: Tensor, sparse: "KeyedJaggedTensor") -> Tensor:
-        """embedded [B, F, dim] -> the same values; no gradient flows into the numbers behind `self.dim`."""
+        """embedded [B, L, dim] -> the same values; no gradient flows into the numbers behind `self.dim`."""
         return embedded * self._trained

@@ -99,18 +99,35 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
                     "encode": draw(encoder(kind)),
                 }
             features.append(feature)
+    with_slots = sequences(draw, features)
     spec: dict[str, Any] = {"format": 1, "table_rows": 0, "features": features}
     for kind, key in (("dense", "dense_slots"), ("categorical", "categorical_slots")):
         mine = [f for f in features if f["kind"] == kind]
         spec[key] = len(mine) + draw(st.integers(0, 3))
         for feature, slot in zip(mine, draw(st.permutations(range(spec[key]))), strict=False):
             feature["slot"] = slot
+    for sequence in with_slots:  # behind the features' slots
+        sequence["slot"] = spec["categorical_slots"]
+        spec["categorical_slots"] += sequence["length"]
     for feature in features:
         if feature["kind"] == "categorical":
             feature["first_row"] = spec["table_rows"]
             feature["rows"] = encoder_rows(feature["encode"])
             spec["table_rows"] += feature["rows"]
     return spec
+
+
+def sequences(draw: st.DrawFn, features: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Gives some features a sequence, of an input of its own or of one that a feature of the type reads."""
+    made = []
+    for feature in features:
+        if feature["kind"] != "categorical" or not draw(st.booleans()):
+            continue
+        others = [f["input"] for f in features if (f["type"] == "string") == (feature["type"] == "string")]
+        sequence = {"input": draw(st.sampled_from([f"s{feature['name']}", *others])), "required": draw(st.booleans())}
+        feature["sequence"] = sequence | {"length": draw(st.integers(1, 4))}
+        made.append(feature["sequence"])
+    return made
 
 
 @st.composite
@@ -140,7 +157,8 @@ def column_values(draw: st.DrawFn, spec: dict[str, Any], name: str, kind: str, n
     # Values that the spec knows, and those next to its boundaries, must come up often.
     known: list[Any] = []
     for feature in spec["features"]:
-        encode = feature.get("encode", {}) if feature["input"] == name else {}
+        reads = name in (feature["input"], feature.get("sequence", {}).get("input"))
+        encode = feature.get("encode", {}) if reads else {}
         known += list(encode.get("values", []))
         for boundary in encode.get("boundaries", []):
             if kind == "number":

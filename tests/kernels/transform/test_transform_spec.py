@@ -185,6 +185,27 @@ CASES: list[tuple[Callable[[Spec], Any], str]] = [
     ),
     (encode(3, size=0), "feature 'genres': encode: size: found 0; expected an integer in 1.."),
     (encode(3, seed=-1), "feature 'genres': encode: seed: found -1; expected an integer in 0..2^64-1"),
+    (
+        feature(1, sequence={"input": "seen", "required": True, "slot": 1, "length": 9}),
+        "feature 'education': sequence: length: found 9; expected an integer in 1..4",
+    ),
+    (
+        feature(1, sequence={"input": "seen", "required": True, "slot": 2, "length": 3}),
+        "feature 'education': sequence: slot: found 2; expected an integer in 0..1",
+    ),
+    (
+        feature(1, sequence={"input": "seen", "required": True, "slot": 2, "length": 2}),
+        "feature 'education': sequence: slot: found 3, which another feature has; expected one feature per slot",
+    ),
+    (
+        feature(1, sequence={"input": "age", "required": True, "slot": 1, "length": 1}),
+        "feature 'education': sequence: type: ",
+    ),
+    (
+        feature(1, sequence={"input": "seen", "slot": 1, "length": 1}),
+        "feature 'education': sequence: required: ",
+    ),
+    (feature(1, sequence=[]), "feature 'education': sequence: found an array; expected an object"),
     (encode(3, size=(1 << 40)), "feature 'genres': rows: found 12; expected 1099511627778"),
 ]
 

@@ -23,6 +23,7 @@ OTHERS: dict[str, dict[str, object]] = {
     "piecewise_linear": {"numeric": {"type": "piecewise_linear", "bins": 4}},
     "linear": {"branches": [{"type": "linear"}]},
     "fm": {"branches": [{"type": "fm"}]},
+    "din": {"sequence": {"type": "din", "target": 1, "first": 4, "length": 2, "units": [6]}},
     "pepnet": {"gates": {"type": "pepnet", "slots": [0, 2], "hidden": 6}},
 }
 VARIANTS: dict[str, dict[str, object]] = {
