@@ -87,6 +87,7 @@ class Phase:
             **times,
             "calls": sum(total.totals.values()),
             "failed": self.failed,
+            "ended": dict(total.totals),
             "wrong": self.verdict.wrong,
             "compared": self.verdict.answers,
             "versions": len(self.verdict.of_version),

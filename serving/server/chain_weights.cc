@@ -8,7 +8,6 @@
 
 #include "delta_file.h"
 #include "refusal.h"
-#include "thread_priority.h"
 #include "weights_file.h"
 
 namespace smt::server {
@@ -83,10 +82,7 @@ class ChainReader {
   }
 
   // Of the link that was read last.
-  void pack(WeightSlot& slot) const {
-    IdleTime::look();
-    binary_.pack({slab_.get(), elements_}, slot);
-  }
+  void pack(WeightSlot& slot) const { binary_.pack({slab_.get(), elements_}, slot); }
 
  private:
   std::filesystem::path file_of(const ChainLink& link) const {
@@ -104,7 +100,6 @@ class ChainReader {
   // On the heap, which keeps such a block from load to load: clearing fresh pages takes as long as hashing them.
   const std::unique_ptr<float[]> slab_;
   const Reading reading_;
-  const IdleTime idle_;  // for as long as this reads and packs
 };
 
 }  // namespace

@@ -9,7 +9,6 @@
 #include "names.h"
 #include "refusal.h"
 #include "snapshot_chain.h"
-#include "thread_priority.h"
 
 namespace smt::server {
 namespace {
@@ -76,10 +75,7 @@ std::shared_ptr<const LoadedSnapshot> SnapshotLoader::resident(const std::string
 std::shared_ptr<const LoadedSnapshot> SnapshotLoader::load_verified(const std::string& scenario,
                                                                     const std::string& version, TouchedFiles& touched,
                                                                     std::stop_token stop, const AdmitFunction& admit) {
-  std::vector<ChainLink> chain = [&] {
-    const IdleTime idle;
-    return read_chain(registry_, scenario, version, touched);
-  }();
+  std::vector<ChainLink> chain = read_chain(registry_, scenario, version, touched);
   const SnapshotManifest& manifest = chain.front().manifest;
   auto binary = binaries_.get(manifest.source.name, manifest.abi_hash, touched);
   std::filesystem::path dir = registry_.snapshot_dir(scenario, version);

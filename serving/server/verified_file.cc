@@ -6,7 +6,6 @@
 
 #include "names.h"
 #include "refusal.h"
-#include "thread_priority.h"
 
 namespace smt::server {
 namespace {
@@ -61,7 +60,6 @@ class FiniteCheck {
 
 void VerifiedFile::read(std::span<std::byte> out, const std::function<void(std::span<const std::byte>)>& look) {
   while (!out.empty()) {
-    IdleTime::look();
     if (reading_.stop.stop_requested())
       throw Refused(Reason::kIo, file_.shown() + ": loading was interrupted by shutdown");
     std::span<std::byte> part = out.first(std::min(out.size(), kChunk));
