@@ -4,6 +4,7 @@
 in the server. Row 0 of every categorical feature's table stands for a missing value, row 1 for an unknown one.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -151,7 +152,7 @@ class FeatureSpec(_Part):
     def categorical(self) -> list[CategoricalFeature]:
         return [feature for feature in self.features if isinstance(feature, CategoricalFeature)]
 
-    @property
+    @cached_property
     def lookups(self) -> list[tuple[str, CategoricalFeature, int]]:
         """What is looked up in the tables, as (key, whose table, slot): features, then their sequences' positions."""
         features = [(feature.name, feature, feature.slot) for feature in self.categorical]

@@ -13,15 +13,12 @@ import xxhash
 from tritonclient.grpc import InferenceServerClient
 
 from smt.serving.binary import BinaryRunner, Weights
-from smt.serving.client import Client, PredictError
-from smt.serving.compile import BinaryInfo
-from smt.serving.registry import Registry
-from smt.serving.snapshot import publish_weights
+from smt.serving.client import PredictError
 from smt.training.template import Template
-from tests.serving.support import FEED, RunningServer, copy_binaries, wait_for
+from tests.serving.labelled import Compiled, Labelled
+from tests.serving.support import FEED, wait_for
 from tests.serving.tensors import tensors
 
-Compiled = tuple[Path, BinaryInfo, list[str]]
 ROWS = FEED.rows(4)
 MIN_REQUESTS = 30
 
@@ -32,44 +29,15 @@ def label_position(scenario: str, key: str) -> float:
     return (xxhash.xxh3_64_intdigest(key.encode(), seed=seed) >> 11) / 2**53 * 100
 
 
-class Canaried:
-    """A server whose `feed` has a stable version (seed 1) and may get a canary."""
+class Canaried(Labelled):
+    label = "canary"
 
     def __init__(self, compiled: Compiled, template: Template, folder: Path) -> None:
-        self.root = copy_binaries(compiled[0], folder / "registry")
-        self.registry = Registry(self.root)
-        self.template = template
-        self.stable = FEED.publish(self.registry, template, 1).version
-        options = {"canary_min_requests": MIN_REQUESTS, "canary_latency_ratio": 0}
-        self.running = RunningServer(self.root, folder, **options)
-
-    def __enter__(self) -> Canaried:
-        self.running.__enter__()
-        self.client = Client(self.running.target, timeout=60)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.client.close()
-        self.running.__exit__(*error)
+        super().__init__(compiled, template, folder, canary_min_requests=MIN_REQUESTS, canary_latency_ratio=0)
 
     def start(self, weights: Weights, percent: float, features: dict[str, Any] = FEED.features) -> str:
         """Publishes a canary, and waits until it answers."""
-        version = publish_weights(
-            self.registry,
-            self.template,
-            "feed",
-            FEED.tasks,
-            features,
-            weights,
-            label="canary",
-            percent=percent,
-        ).version
-        wait_for(lambda: self.state(version) == ("serving", "canary"), "the canary to be served")
-        return version
-
-    def state(self, version: str) -> tuple[str, str]:
-        (feed,) = self.client.list_scenarios()
-        return next(((each.state, each.label) for each in feed.versions if each.version == version), ("", ""))
+        return self.start_labelled(weights, features, percent)
 
     def reason(self, version: str) -> str:
         (feed,) = self.client.list_scenarios()

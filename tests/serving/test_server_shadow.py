@@ -16,52 +16,24 @@ from typer.testing import CliRunner
 from smt.serving.binary import BinaryRunner
 from smt.serving.cli import app
 from smt.serving.client import Client, PredictError
-from smt.serving.compile import BinaryInfo
 from smt.serving.labels import clear_label
-from smt.serving.registry import Registry
-from smt.serving.snapshot import publish_weights
 from smt.training.template import Template
-from tests.serving.support import FEED, RunningServer, copy_binaries, wait_for
+from tests.serving.labelled import Compiled, Labelled
+from tests.serving.support import FEED, wait_for
 from tests.serving.tensors import tensors
 
-Compiled = tuple[Path, BinaryInfo, list[str]]
 ROWS = FEED.rows(50)
 
 
-class Shadowed:
-    """A server whose `feed` has a stable version (seed 1) and may get a shadow."""
-
-    def __init__(self, compiled: Compiled, template: Template, folder: Path, **options: Any) -> None:
-        self.root = copy_binaries(compiled[0], folder / "registry")
-        self.registry = Registry(self.root)
-        self.template = template
-        self.stable = FEED.publish(self.registry, template, 1).version
-        self.running = RunningServer(self.root, folder, **options)
-
-    def __enter__(self) -> Shadowed:
-        self.running.__enter__()
-        self.client = Client(self.running.target, timeout=60)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.client.close()
-        self.running.__exit__(*error)
+class Shadowed(Labelled):
+    label = "shadow"
 
     def publish(self, seed: int, features: dict[str, Any] = FEED.features, percent: float | None = None) -> str:
-        weights = FEED.weights(self.template, seed)
-        return publish_weights(
-            self.registry, self.template, "feed", FEED.tasks, features, weights, label="shadow", percent=percent
-        ).version
+        return self.publish_labelled(FEED.weights(self.template, seed), features, percent)
 
     def start(self, seed: int, features: dict[str, Any] = FEED.features, percent: float | None = None) -> str:
         """Publishes a shadow, and waits until it is one."""
-        version = self.publish(seed, features, percent)
-        wait_for(lambda: self.state(version) == ("serving", "shadow"), "the shadow to be loaded")
-        return version
-
-    def state(self, version: str) -> tuple[str, str]:
-        (feed,) = self.client.list_scenarios()
-        return next(((each.state, each.label) for each in feed.versions if each.version == version), ("", ""))
+        return self.start_labelled(FEED.weights(self.template, seed), features, percent)
 
     def status(self) -> Any:
         (feed,) = self.client.list_scenarios()

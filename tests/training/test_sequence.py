@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from smt.kernels.transform import FeatureTransform
+from smt.kernels.transform import FeatureTransform, RawColumn, StringValues
 from smt.training.components.din import Din, DinConfig
 from smt.training.config import ConfigError
 from smt.training.features import CategoricalFeature, FeatureSpec
 from smt.training.fit import raw_columns
 from smt.training.model import serving_function
 from smt.training.reading import iter_batches
-from smt.training.scenario import Scenario, load_scenario
+from smt.training.scenario import Scenario
 from smt.training.trainer import TrainResult, train
 from tests.training.support import COUNTRIES, make_scenario, synthetic
 
@@ -147,9 +147,24 @@ def test_a_template_names_its_own_slots(old: str, new: str, message: str, tmp_pa
         with_sequence(tmp_path, {HEADS: DIN.replace(old, new)})
 
 
-def test_a_missing_sequence_is_an_empty_one(trained: tuple[Scenario, TrainResult], tmp_path: Path) -> None:
-    scenario = load_scenario(trained[0].path)
-    transform = FeatureTransform(FeatureSpec.load(trained[1].features).to_json())
+def test_a_sequence_that_is_not_sent_is_an_empty_one(trained: tuple[Scenario, TrainResult]) -> None:
+    scenario, result = trained
+    spec = FeatureSpec.load(result.features).to_json()
+    [feature] = [each for each in spec["features"] if "sequence" in each]
+    feature["sequence"]["required"] = False
+    transform = FeatureTransform(spec)
     [seen] = [each for each in transform.inputs if each.name == "seen"]
-    assert (seen.type, seen.required, seen.multi_valued) == ("string", True, True)
-    assert scenario.inputs.count("seen") == 1
+    assert (seen.type, seen.required, seen.multi_valued) == ("string", False, True)
+    raw = next(iter(iter_batches(scenario, "valid")))
+    columns = raw_columns(scenario, raw)
+    others = [column for name, column in columns.items() if name != "seen"]
+    empty = RawColumn("seen", StringValues.from_strings([]), np.zeros(raw.rows, np.int32))
+    weights = load_file(result.weights)
+
+    def scores(*sent: RawColumn) -> torch.Tensor:
+        batch = transform.apply(raw.rows, [*others, *sent])
+        features = map(torch.from_numpy, (batch.dense, batch.ids, batch.offsets, batch.bag_index))
+        return serving_function(scenario.template)(weights["slab"], weights["table"], *features)
+
+    torch.testing.assert_close(scores(), scores(empty), rtol=0, atol=0)
+    assert not torch.allclose(scores(), scores(columns["seen"]))

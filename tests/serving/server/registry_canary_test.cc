@@ -26,15 +26,6 @@ class RegistryCanaryTest : public WatchedRegistry {
     auto monitor = store_.served("a").labels->monitor;
     for (int i = 0; i < 1000; ++i) monitor->answered(Arm::kCanary, Outcome::kInternal, 1e-3);
   }
-  CommandOutcome ask(CommandVerb verb, const std::string& version = "") {
-    std::optional<CommandOutcome> outcome;
-    watcher_.commands().submit(
-        {.verb = verb, .scenario = "a", .version = version, .abandoned = {}, .done = [&](const CommandOutcome& done) {
-           outcome = done;
-         }});
-    watcher_.scan();
-    return *outcome;
-  }
 };
 
 TEST_F(RegistryCanaryTest, FollowsTheLabel) {
@@ -108,7 +99,7 @@ TEST_F(RegistryCanaryTest, LoadTriesItAgain) {
   scan();
   fail();
   scan();
-  EXPECT_EQ(ask(CommandVerb::kLoad).code, CommandCode::kOk);
+  EXPECT_EQ(ask(watcher_, CommandVerb::kLoad, "a").code, CommandCode::kOk);
   scan();
   EXPECT_EQ(answering(), "v2");
 }
@@ -133,13 +124,13 @@ TEST_F(RegistryCanaryTest, WhatCannotBeLoadedIsRefusedOnceAndDisturbsNothing) {
 TEST_F(RegistryCanaryTest, PinnedAndUnloadedScenariosHaveNone) {
   canary("v2");
   scan();
-  EXPECT_EQ(ask(CommandVerb::kLoad, "v1").code, CommandCode::kOk);
+  EXPECT_EQ(ask(watcher_, CommandVerb::kLoad, "a", "v1").code, CommandCode::kOk);
   EXPECT_EQ(answering(), "");
   EXPECT_EQ(versions("a"), (Events{"v1 serving stable", "v2 unloaded"}));
-  EXPECT_EQ(ask(CommandVerb::kUnpin).code, CommandCode::kOk);
+  EXPECT_EQ(ask(watcher_, CommandVerb::kUnpin, "a").code, CommandCode::kOk);
   scan();
   EXPECT_EQ(answering(), "v2");
-  EXPECT_EQ(ask(CommandVerb::kUnload).code, CommandCode::kOk);
+  EXPECT_EQ(ask(watcher_, CommandVerb::kUnload, "a").code, CommandCode::kOk);
   EXPECT_EQ(answering(), "");
   EXPECT_EQ(versions("a"), (Events{"v1 unloaded", "v2 unloaded"}));
 }

@@ -20,21 +20,8 @@ class RegistryCommandsTest : public WatchedRegistry {
     registry_.point("a", "v2");
     scan();
   }
-  // Submits and lets the next scan do it.
-  CommandOutcome ask(CommandVerb verb, const std::string& scenario, const std::string& version = "") {
-    std::optional<CommandOutcome> outcome;
-    watcher_.commands().submit({.verb = verb,
-                                .scenario = scenario,
-                                .version = version,
-                                .abandoned = {},
-                                .done = [&](const CommandOutcome& done) { outcome = done; }});
-    EXPECT_FALSE(outcome) << "done on the thread that asked";
-    watcher_.scan();
-    EXPECT_TRUE(outcome);
-    return *outcome;
-  }
   Code code(CommandVerb verb, const std::string& scenario, const std::string& version = "") {
-    return ask(verb, scenario, version).code;
+    return ask(watcher_, verb, scenario, version).code;
   }
   ScenarioStatus status(const std::string& scenario = "a") { return *store_.status(scenario); }
 };
@@ -72,7 +59,7 @@ TEST_F(RegistryCommandsTest, LoadPinsWhatIsServedAlready) {
 TEST_F(RegistryCommandsTest, ALoadThatIsRefusedSaysWhyAndChangesNothing) {
   observer_.take();
   version("a", "bad", "element 7 is not finite");
-  CommandOutcome outcome = ask(CommandVerb::kLoad, "a", "bad");
+  CommandOutcome outcome = ask(watcher_, CommandVerb::kLoad, "a", "bad");
   EXPECT_EQ(outcome.code, Code::kFailedPrecondition);
   EXPECT_EQ(outcome.message, "element 7 is not finite");
   EXPECT_EQ(observer_.take(), Events{"refused a weights serving"});
@@ -120,7 +107,7 @@ TEST_F(RegistryCommandsTest, UnloadedStaysSoUntilLoad) {
   registry_.point("a", "v3");
   EXPECT_EQ(scan(), Events{}) << "whatever is published";
   for (CommandVerb verb : {CommandVerb::kUnpin, CommandVerb::kRollback}) {
-    CommandOutcome outcome = ask(verb, "a");
+    CommandOutcome outcome = ask(watcher_, verb, "a");
     EXPECT_EQ(outcome.code, Code::kFailedPrecondition);
     EXPECT_NE(outcome.message.find("unloaded"), std::string::npos) << outcome.message;
   }
@@ -193,7 +180,7 @@ TEST_F(RegistryCommandsTest, RollbackNeedsAVersionToGoBackTo) {
   ASSERT_EQ(code(CommandVerb::kUnload, "a"), Code::kOk);
   ASSERT_EQ(code(CommandVerb::kLoad, "a"), Code::kOk);
   std::filesystem::remove_all(registry_.version_dir("a", "v1"));
-  CommandOutcome outcome = ask(CommandVerb::kRollback, "a");
+  CommandOutcome outcome = ask(watcher_, CommandVerb::kRollback, "a");
   EXPECT_EQ(outcome.code, Code::kNotFound);
   EXPECT_NE(outcome.message.find("scenarios/a/versions/v1"), std::string::npos) << outcome.message;
   EXPECT_EQ(serving("a"), "v2");
@@ -212,7 +199,7 @@ TEST_F(RegistryCommandsTest, NamesAreCheckedBeforeTheyBecomePaths) {
     EXPECT_EQ(code(CommandVerb::kLoad, "a", version), Code::kInvalidArgument) << version;
   }
   for (CommandVerb verb : {CommandVerb::kLoad, CommandVerb::kUnload, CommandVerb::kRollback, CommandVerb::kUnpin}) {
-    CommandOutcome outcome = ask(verb, "aa");
+    CommandOutcome outcome = ask(watcher_, verb, "aa");
     EXPECT_EQ(outcome.code, Code::kNotFound);
     EXPECT_EQ(outcome.message, "scenario: 'aa' is not in the registry; nearest: a");
   }

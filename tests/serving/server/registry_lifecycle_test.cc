@@ -11,15 +11,6 @@ class RegistryLifecycleTest : public WatchedRegistry {
     registry_.point(scenario, name);
     watcher_.scan();
   }
-  CommandOutcome ask(RegistryWatcher& watcher, CommandVerb verb, const std::string& version = "") {
-    std::optional<CommandOutcome> outcome;
-    watcher.commands().submit(
-        {.verb = verb, .scenario = "a", .version = version, .abandoned = {}, .done = [&](const CommandOutcome& done) {
-           outcome = done;
-         }});
-    watcher.scan();
-    return *outcome;
-  }
 };
 
 TEST_F(RegistryLifecycleTest, TheVersionBeforeStaysWarmAndOlderOnesGo) {
@@ -36,7 +27,7 @@ TEST_F(RegistryLifecycleTest, ARollbackNeedsNoLoadAndLetsGoOfWhatItLeft) {
   publish("a", "v1");
   publish("a", "v2");
   observer_.take();
-  EXPECT_EQ(ask(watcher_, CommandVerb::kRollback).code, CommandCode::kOk);
+  EXPECT_EQ(ask(watcher_, CommandVerb::kRollback, "a").code, CommandCode::kOk);
   EXPECT_EQ(observer_.take(), Events{"swapped a v1"});
   EXPECT_EQ(loads_, 2);
   EXPECT_EQ(store_.status("a")->loads, 2);
@@ -70,7 +61,7 @@ TEST_F(RegistryLifecycleTest, WhatIsRefusedSaysWhyAndTakesNothingAway) {
 TEST_F(RegistryLifecycleTest, UnloadKeepsNothingWarm) {
   publish("a", "v1");
   publish("a", "v2");
-  EXPECT_EQ(ask(watcher_, CommandVerb::kUnload).code, CommandCode::kOk);
+  EXPECT_EQ(ask(watcher_, CommandVerb::kUnload, "a").code, CommandCode::kOk);
   EXPECT_EQ(versions("a"), (Events{"v1 unloaded", "v2 unloaded"}));
   EXPECT_EQ(lifecycle_.resident_bytes(), 0);
 }
@@ -130,7 +121,7 @@ TEST_F(LimitedTest, WarmVersionsGiveWayAndTheRestIsRefusedWithFigures) {
   EXPECT_EQ(serving("b"), "v1");
   EXPECT_LE(lifecycle_.resident_bytes(), 2 * kFakeBytes);
 
-  EXPECT_EQ(ask(limited_, CommandVerb::kUnload).code, CommandCode::kOk);
+  EXPECT_EQ(ask(limited_, CommandVerb::kUnload, "a").code, CommandCode::kOk);
   limited_.scan();
   EXPECT_EQ(serving("c"), "v1") << "tried again: there is room now";
 }
@@ -156,7 +147,7 @@ TEST_F(RegistryLifecycleTest, KeepsNothingWarmWhenToldSo) {
     cold.scan();
   }
   EXPECT_EQ(versions("a"), (Events{"v1 unloaded", "v2 serving stable"}));
-  EXPECT_EQ(ask(cold, CommandVerb::kRollback).code, CommandCode::kOk) << "by loading it";
+  EXPECT_EQ(ask(cold, CommandVerb::kRollback, "a").code, CommandCode::kOk) << "by loading it";
   EXPECT_EQ(loads_, 3);
 }
 

@@ -22,16 +22,6 @@ class RegistryShadowTest : public WatchedRegistry {
     auto served = store_.served("a");
     return served.shadow ? served.shadow->shadow->version + " of " + served.shadow->compared_with : "";
   }
-  CommandOutcome ask(CommandVerb verb, const std::string& version = "") { return ask(watcher_, verb, version); }
-  static CommandOutcome ask(RegistryWatcher& watcher, CommandVerb verb, const std::string& version = "") {
-    std::optional<CommandOutcome> outcome;
-    watcher.commands().submit(
-        {.verb = verb, .scenario = "a", .version = version, .abandoned = {}, .done = [&](const CommandOutcome& done) {
-           outcome = done;
-         }});
-    watcher.scan();
-    return *outcome;
-  }
 };
 
 TEST_F(RegistryShadowTest, FollowsTheLabel) {
@@ -115,13 +105,13 @@ TEST_F(RegistryShadowTest, WhatCannotBeLoadedIsRefusedOnceAndDisturbsNothing) {
 TEST_F(RegistryShadowTest, PinnedAndUnloadedScenariosHaveNone) {
   shadow("v2");
   scan();
-  EXPECT_EQ(ask(CommandVerb::kLoad, "v1").code, CommandCode::kOk);
+  EXPECT_EQ(ask(watcher_, CommandVerb::kLoad, "a", "v1").code, CommandCode::kOk);
   EXPECT_EQ(shadowing(), "");
   EXPECT_EQ(versions("a"), (Events{"v1 serving stable", "v2 unloaded"}));
-  EXPECT_EQ(ask(CommandVerb::kUnpin).code, CommandCode::kOk);
+  EXPECT_EQ(ask(watcher_, CommandVerb::kUnpin, "a").code, CommandCode::kOk);
   scan();
   EXPECT_EQ(shadowing(), "v2 of v1");
-  EXPECT_EQ(ask(CommandVerb::kUnload).code, CommandCode::kOk);
+  EXPECT_EQ(ask(watcher_, CommandVerb::kUnload, "a").code, CommandCode::kOk);
   EXPECT_EQ(shadowing(), "");
   EXPECT_EQ(versions("a"), (Events{"v1 unloaded", "v2 unloaded"}));
 }
@@ -195,8 +185,8 @@ TEST_F(RegistryShadowMemoryTest, ItGivesWayToAStableVersionAndComesBack) {
   EXPECT_EQ(look().front(), "refused a memory serving");
   EXPECT_EQ(serving("a"), "v3");
   EXPECT_EQ(shadowing(), "");
-  EXPECT_EQ(ask(*limited_, CommandVerb::kUnload).code, CommandCode::kOk);
-  EXPECT_EQ(ask(*limited_, CommandVerb::kLoad).code, CommandCode::kOk);
+  EXPECT_EQ(ask(*limited_, CommandVerb::kUnload, "a").code, CommandCode::kOk);
+  EXPECT_EQ(ask(*limited_, CommandVerb::kLoad, "a").code, CommandCode::kOk);
   look();
   EXPECT_EQ(shadowing(), "v2 of v3");
 }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <latch>
+#include <optional>
 
 #include "fake_snapshot.h"
 #include "registry_builder.h"
@@ -100,6 +101,20 @@ class WatchedRegistry : public ::testing::Test {
   Events scan() {
     watcher_.scan();
     return observer_.take();
+  }
+  // Submits a command and lets the watcher's next scan do it.
+  static CommandOutcome ask(RegistryWatcher& watcher, CommandVerb verb, const std::string& scenario,
+                            const std::string& version = "") {
+    std::optional<CommandOutcome> outcome;
+    watcher.commands().submit({.verb = verb,
+                               .scenario = scenario,
+                               .version = version,
+                               .abandoned = {},
+                               .done = [&](const CommandOutcome& done) { outcome = done; }});
+    EXPECT_FALSE(outcome) << "done on the thread that asked";
+    watcher.scan();
+    EXPECT_TRUE(outcome);
+    return outcome.value_or(CommandOutcome{});
   }
 
   RegistryBuilder registry_;
