@@ -31,7 +31,7 @@ from bench.peer_server import Setup, TritonServer, infer_request
 from bench.servers import SmtServer
 from bench.shapes import Batch, random_batch
 from smt.serving.client import Client
-from smt.serving.delta_rows import weights_bytes
+from smt.serving.delta_rows import weights_content
 from smt.serving.loadgen import Payload, Stream
 from smt.serving.manifest import WEIGHTS_FILE
 from smt.serving.protos import grpc_service_pb2 as pb
@@ -86,7 +86,7 @@ class Smt:
             name: self._registry.snapshot(name).model_dump(mode="json", include=fields)
             for name in self._variants.fleet.names
         }
-        self._files = {name: [weights_bytes(one) for one in made] for name, made in self._variants.weights.items()}
+        self._files = {name: [weights_content(one) for one in made] for name, made in self._variants.weights.items()}
         self._server = self._stack.enter_context(SmtServer(folder, workers=2))
         self.target = self._server.target
         self._client = self._stack.enter_context(Client(self.target, timeout=_WAIT_SECONDS))

@@ -23,9 +23,10 @@ from smt.serving.delta_rows import (
     apply_delta,
     changed_rows,
     check_rows,
-    delta_bytes,
+    delta_content,
+    not_finite,
     table_rows,
-    weights_bytes,
+    weights_content,
 )
 from smt.serving.events import user_name
 from smt.serving.manifest import DELTA_FILE, WEIGHTS_FILE, SnapshotManifest
@@ -77,9 +78,9 @@ def publish_delta(
     rows = table_rows(spec)
     if below.chain >= max_chain or len(delta.rows) > MAX_SHARE * rows:
         weights = apply_delta(load_weights(registry, below), delta, rows)
-        return registry.publish_snapshot(draft, {WEIGHTS_FILE: weights_bytes(weights)}, replaces=base)
+        return registry.publish_snapshot(draft, {WEIGHTS_FILE: weights_content(weights)}, replaces=base)
     draft |= {"format": 2, "base": base, "chain": below.chain + 1}
-    return registry.publish_snapshot(draft, {DELTA_FILE: delta_bytes(delta, rows)}, replaces=base)
+    return registry.publish_snapshot(draft, {DELTA_FILE: delta_content(delta, rows)}, replaces=base)
 
 
 def compact(registry: Registry, scenario: str) -> SnapshotManifest | None:
@@ -90,7 +91,7 @@ def compact(registry: Registry, scenario: str) -> SnapshotManifest | None:
     current = registry.snapshot(scenario)
     if current.base is None:
         return None
-    content = weights_bytes(load_weights(registry, current))
+    content = weights_content(load_weights(registry, current))
     lineage = {**current.lineage, "created_by": user_name(), "compacted": current.version}
     draft = {**_draft(current), "metrics": current.metrics, "lineage": lineage}
     return registry.publish_snapshot(draft, {WEIGHTS_FILE: content}, replaces=current.version, reason="compaction")
@@ -116,7 +117,7 @@ def _check(template: Template, below: SnapshotManifest, features: Mapping[str, A
         tensor: Tensor = getattr(delta, name)
         if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
             raise DeltaError(f"{name}: found {tensor.dtype} {list(tensor.shape)}; expected torch.float32 {list(shape)}")
-        wrong = int((~torch.isfinite(tensor)).sum())
+        wrong = not_finite(tensor)
         if wrong:
             raise DeltaError(f"{name}: {wrong} of {tensor.numel()} weights are NaN or Inf; expected finite weights")
     check_rows(delta, table_rows(below.features), table_rows(features))

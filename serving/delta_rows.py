@@ -6,19 +6,24 @@ a table of more than 2^32 rows); `values` [n, dim] float32, those rows of the ta
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 from torch import Tensor
 
 from smt.serving.binary import Weights
 from smt.serving.manifest import DELTA_FILE, WEIGHTS_FILE, SnapshotManifest
 from smt.serving.registry import Registry, RegistryError
+
+_SAFETENSORS_TYPES = {"<f4": "F32", "<u4": "U32", "<i8": "I64"}
 
 
 class DeltaError(RegistryError):
@@ -43,6 +48,15 @@ def changed_rows(before: Tensor, after: Tensor) -> Tensor:
     # As integers: a NaN is unlike itself, and the two zeros are two.
     differ = (before.view(torch.int32) != after[:kept].view(torch.int32)).any(dim=1)
     return torch.cat([differ.nonzero().squeeze(1), torch.arange(kept, len(after))])
+
+
+def not_finite(weights: Tensor) -> int:
+    """How many of them are NaN or Inf. float32, any shape."""
+    # One of them makes the sum NaN or Inf, and summing is forty times faster than looking at each. A sum may also
+    # overflow.
+    if math.isfinite(float(weights.sum())):
+        return 0
+    return int((~torch.isfinite(weights)).sum())
 
 
 def table_rows(features: Mapping[str, Any]) -> int:
@@ -74,16 +88,33 @@ def check_rows(delta: Delta, rows_below: int, rows_after: int) -> None:
         )
 
 
-def delta_bytes(delta: Delta, rows: int) -> bytes:
+def delta_content(delta: Delta, rows: int) -> list[memoryview]:
     """Content of the delta.safetensors of a table of so many rows."""
     numbers = delta.rows.numpy().astype(np.uint32 if rows <= 1 << 32 else np.int64)
-    tensors = {"slab": delta.slab.contiguous().numpy(), "values": delta.values.contiguous().numpy()}
-    return bytes(save({**tensors, "rows": numbers}))
+    return safetensors_parts({"rows": numbers, "slab": delta.slab.numpy(), "values": delta.values.numpy()})
 
 
-def weights_bytes(weights: Weights) -> bytes:
+def weights_content(weights: Weights) -> list[memoryview]:
     """Content of a weights.safetensors."""
-    return bytes(save({"slab": weights.slab.contiguous().numpy(), "table": weights.table.contiguous().numpy()}))
+    return safetensors_parts({"slab": weights.slab.detach().numpy(), "table": weights.table.detach().numpy()})
+
+
+def safetensors_parts(tensors: Mapping[str, NDArray[Any]]) -> list[memoryview]:
+    """A safetensors file in parts: its header, and the memory of each array, with no copy of it.
+
+    Give those of wider numbers first: the format wants each tensor aligned.
+    """
+    header: dict[str, Any] = {}
+    arrays = [np.ascontiguousarray(array) for array in tensors.values()]
+    begin = 0
+    for name, array in zip(tensors, arrays, strict=True):
+        kind = _SAFETENSORS_TYPES[array.dtype.str]
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [begin, begin + array.nbytes]}
+        begin += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    parts = [memoryview(len(text).to_bytes(8, "little") + text)]
+    return parts + [array.reshape(-1).view(np.uint8).data for array in arrays if array.nbytes]
 
 
 def read_chain(registry: Registry, chain: Sequence[SnapshotManifest]) -> Weights:

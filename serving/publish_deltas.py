@@ -20,6 +20,7 @@ from torch import Tensor
 from smt.kernels.transform import FeatureTransform, TransformedBatch, columns_from_arrow
 from smt.serving.binary import BinaryRunner, Weights
 from smt.serving.delta import Delta, DeltaError, changed_rows, publish_delta
+from smt.serving.delta_rows import not_finite
 from smt.serving.manifest import SnapshotManifest
 from smt.serving.registry import Registry, RegistryError
 from smt.serving.snapshot import load_weights, publish_weights
@@ -100,7 +101,7 @@ class DeltaPublisher:
 
     def _offer(self, weights: Weights, delta: Delta | None, step: int) -> Outcome:
         new = weights.table if delta is None else delta.values
-        if not (torch.isfinite(weights.slab).all() and torch.isfinite(new).all()):
+        if not_finite(weights.slab) or not_finite(new):
             return Outcome(False, "weights that are NaN or Inf; lower the learning rates of the template's recipe")
         metrics, ne = self._measure(weights)
         problems = self._problems(ne)

@@ -39,7 +39,7 @@ class RemoteStorage:
         content: bytes = self.attempt(path, self._fs.cat_file)
         return content
 
-    def pieces(self, path: str) -> Iterator[bytes]:
+    def pieces(self, path: str) -> Iterator[bytes | memoryview]:
         """A file's bytes, a piece at a time; a piece that fails is asked for again, and not those before it."""
         size = int(self.attempt(path, self._fs.info)["size"])
         for start in range(0, size, PIECE_BYTES):
@@ -142,7 +142,8 @@ class RemoteStage:
     def _writer(self, content: Content) -> Callable[[str], None]:
         if isinstance(content, Path):  # streamed
             return lambda full: self._fs.put_file(str(content), full)
-        return lambda full: self._fs.pipe_file(full, content)
+        whole = content if isinstance(content, bytes) else b"".join(content)
+        return lambda full: self._fs.pipe_file(full, whole)
 
     def discard(self) -> None:
         """After a commit that failed, removes what it wrote, as far as the file system lets us; gc does the rest."""

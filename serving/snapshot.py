@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from smt.kernels.transform import FeatureTransform, SpecError
 from smt.serving.binary import Weights
-from smt.serving.delta_rows import read_chain
+from smt.serving.delta_rows import not_finite, read_chain, weights_content
 from smt.serving.events import user_name
 from smt.serving.manifest import WEIGHTS_FILE, SnapshotManifest
 from smt.serving.registry import Registry, RegistryError
@@ -42,7 +42,7 @@ def check_weights(template: Template, weights: Weights, transform: FeatureTransf
                 f"{name}: found {tensor.dtype} {list(tensor.shape)}; template {template.name} and the features need "
                 f"torch.float32 {list(shape)}"
             )
-        wrong = int((~torch.isfinite(tensor)).sum())
+        wrong = not_finite(tensor)
         if wrong:
             raise SnapshotError(f"{name}: {wrong} of {tensor.numel()} weights are NaN or Inf; expected finite weights")
     for what, found, allowed in (
@@ -101,8 +101,7 @@ def publish_weights(
             **(lineage or {}),
         },
     }
-    content = save({"slab": weights.slab.contiguous(), "table": weights.table.contiguous()})
-    return registry.publish_snapshot(draft, {WEIGHTS_FILE: content}, **how)
+    return registry.publish_snapshot(draft, {WEIGHTS_FILE: weights_content(weights)}, **how)
 
 
 def read_weights(path: Path) -> Weights:

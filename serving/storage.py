@@ -14,12 +14,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import logging
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,9 +31,11 @@ TEMP_PREFIX = ".tmp-"
 TRASH_PREFIX = ".trash-"
 # A publication takes minutes at most; what is older was left by a process that died.
 STALE_SECONDS = 24 * 3600.0
-CHUNK_BYTES = 1 << 20
+# Large enough to keep a disk busy while the next piece is on its way; a few of them are in memory at once.
+CHUNK_BYTES = 8 << 20
 
-Content = bytes | Path
+# Of a file: its bytes, its bytes in parts (what lies in several places is not copied together), or a file to copy.
+Content = bytes | Sequence[memoryview] | Path
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,7 +47,7 @@ class Storage(Protocol):
 
     def read(self, path: str) -> bytes: ...
 
-    def pieces(self, path: str) -> Iterator[bytes]: ...
+    def pieces(self, path: str) -> Iterator[bytes | memoryview]: ...
 
     def sha256(self, path: str) -> tuple[int, str]: ...
 
@@ -86,13 +90,16 @@ def open_storage(url: str) -> Storage:
     return RemoteStorage(filesystem, path)
 
 
-def chunks_of(content: Content) -> Iterator[bytes]:
-    if isinstance(content, bytes):
-        yield content
+def chunks_of(content: Content) -> Iterator[bytes | memoryview]:
+    """A file's bytes, CHUNK_BYTES at a time."""
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
         return
-    with content.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
+    for part in [memoryview(content)] if isinstance(content, bytes) else content:
+        for begin in range(0, len(part), CHUNK_BYTES):
+            yield part[begin : begin + CHUNK_BYTES]
 
 
 def _fsync_dir(path: Path) -> None:
@@ -111,7 +118,7 @@ class LocalStorage:
     def read(self, path: str) -> bytes:
         return (self._root / path).read_bytes()
 
-    def pieces(self, path: str) -> Iterator[bytes]:
+    def pieces(self, path: str) -> Iterator[bytes | memoryview]:
         """A file's bytes, a piece at a time, so that a large one is never in memory as a whole."""
         return chunks_of(self._root / path)
 
@@ -211,15 +218,23 @@ class LocalStage:
     def add(self, name: str, content: Content) -> tuple[int, str]:
         return self.add_pieces(name, chunks_of(content))
 
-    def add_pieces(self, name: str, pieces: Iterable[bytes]) -> tuple[int, str]:
+    def add_pieces(self, name: str, pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
+        """The digest is made of a piece while it is copied, and the disk writes the piece before."""
         digest, size = hashlib.sha256(), 0
-        with (self._folder / name).open("xb") as file:
+        pending: Future[None] | None = None
+        with (self._folder / name).open("xb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
             for chunk in pieces:
-                file.write(chunk)
-                digest.update(chunk)
+                if pending is not None:
+                    pending.result()
+                pending = pool.submit(digest.update, chunk)
+                _write_all(file, chunk)
+                # On Linux this begins to write what is dirty, and waits for nothing; pages that are being written stay
+                # in the cache, where the server finds them.
+                os.posix_fadvise(file.fileno(), size, len(chunk), os.POSIX_FADV_DONTNEED)
                 size += len(chunk)
-            file.flush()
             os.fsync(file.fileno())
+            if pending is not None:
+                pending.result()
         return size, digest.hexdigest()
 
     def commit(self, name: str, *, replace: bool = False) -> None:
@@ -235,6 +250,12 @@ class LocalStage:
 
     def discard(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _write_all(file: io.FileIO, chunk: bytes | memoryview) -> None:
+    rest = memoryview(chunk)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def describe(files: Mapping[str, tuple[int, str]]) -> dict[str, dict[str, Any]]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from torch import Tensor
 
 from smt.serving.binary import Weights
 from smt.serving.delta import Delta, DeltaError, changed_rows, compact, publish_delta
+from smt.serving.delta_rows import not_finite, safetensors_parts
 from smt.serving.manifest import DELTA_FILE, WEIGHTS_FILE, SnapshotManifest
 from smt.serving.registry import Registry, RegistryError
 from smt.serving.snapshot import load_weights as load_manifest_weights
@@ -44,6 +47,28 @@ def same(found: Weights, expected: Weights) -> bool:
         torch.equal(a.view(torch.int32), b.view(torch.int32))
         for a, b in ((found.slab, expected.slab), (found.table, expected.table))
     )
+
+
+@pytest.mark.parametrize(("rows", "kind"), [(0, np.uint32), (1, np.uint32), (37, np.uint32), (5, np.int64)])
+def test_parts_are_a_safetensors_file(rows: int, kind: type[np.generic]) -> None:
+    random = np.random.default_rng(rows)
+    tensors = {
+        "rows": np.arange(rows).astype(kind),
+        "slab": random.normal(size=11).astype(np.float32),
+        "values": np.asfortranarray(random.normal(size=(rows, 3)).astype(np.float32)),
+    }
+    found = safetensors.numpy.load(b"".join(safetensors_parts(tensors)))
+    assert found.keys() == tensors.keys()
+    for name, expected in tensors.items():
+        np.testing.assert_array_equal(found[name], expected, strict=True)
+
+
+def test_weights_that_are_not_finite_are_counted() -> None:
+    weights = torch.full((5, 7), 3e38)  # their sum is not finite, each of them is
+    assert not_finite(weights) == 0
+    weights[1, 2], weights[3, 3], weights[4, 6] = math.inf, -math.inf, math.nan
+    assert not_finite(weights) == 3
+    assert not_finite(torch.zeros(0, 7)) == 0
 
 
 @pytest.mark.parametrize("seed", range(4))

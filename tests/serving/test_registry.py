@@ -65,6 +65,18 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "registry") if request.param == "local" else f"memory://{uuid.uuid4().hex}/registry"
 
 
+def test_content_may_lie_in_parts_and_is_written_piece_by_piece(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "CHUNK_BYTES", 7)
+    content = [b"header", b"", bytes(range(100)), b"x" * 7]
+    manifest = Registry(url).publish_snapshot(draft(), {"weights.safetensors": [memoryview(part) for part in content]})
+    whole = b"".join(content)
+    assert Registry(url).read_snapshot_file(manifest, "weights.safetensors") == whole
+    assert manifest.files["weights.safetensors"].model_dump() == {
+        "bytes": len(whole),
+        "sha256": hashlib.sha256(whole).hexdigest(),
+    }
+
+
 def test_publish_and_read(url: str) -> None:
     registry = Registry(url)
     assert registry.scenarios() == []
