@@ -47,6 +47,12 @@ void ReservedMemory::grow(size_t end) {
   accessible_ = more;
 }
 
+void ReservedMemory::prefer_huge(size_t begin, size_t end, bool huge) {
+  begin = begin / kHugePage * kHugePage;
+  end = round_up(end);
+  if (begin < end) madvise(data_ + begin, end - begin, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
 void ReservedMemory::give_back(size_t begin, size_t end) {
   static const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   begin = round_up(begin, page);

@@ -30,6 +30,10 @@ class ReservedMemory {
   // memory.
   void grow(size_t end);
 
+  // Whether [begin, end) and what shares huge pages with it is to be of huge pages, or of small ones. Advice, until
+  // grow() gives it anew.
+  void prefer_huge(size_t begin, size_t end, bool huge);
+
   // Gives the pages that lie wholly inside [begin, end) back to the system: they hold zeros then, or, where the system
   // refuses (locked memory), what they held.
   void give_back(size_t begin, size_t end);

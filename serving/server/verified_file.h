@@ -33,6 +33,9 @@ class VerifiedFile {
   const std::string& shown() const { return file_.shown(); }
 
  private:
+  // Reads until `out` is full; calls `filled` with each part.
+  void fill(std::span<std::byte> out, const std::function<void(std::span<const std::byte>)>& filled);
+
   InputFile& file_;
   const Reading reading_;
   Sha256 digest_;

@@ -16,6 +16,7 @@ namespace smt::server {
 namespace {
 
 constexpr int64_t kAlignment = 64;  // what the op wants of slots; a cache line
+constexpr auto kHuge = static_cast<int64_t>(kHugePage);
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -116,6 +117,7 @@ int64_t WeightArena::take_rows(int64_t rows) {
     throw ArenaError("a table of " + std::to_string(bytes) + " bytes: " + error.what());
   }
   tables_.emplace(begin, bytes);
+  prefer_huge_end(begin, bytes, false);
   int64_t end = (begin + bytes) / row_bytes_;
   if (end > pool_rows_.load(std::memory_order_relaxed)) pool_rows_.store(end, std::memory_order_relaxed);
   mark_free(row(begin / row_bytes_), bytes, false);
@@ -134,7 +136,14 @@ void WeightArena::free_rows(int64_t first_row) noexcept {
   if (bytes > keep_bytes_) pool_.give_back(static_cast<size_t>(begin), static_cast<size_t>(begin + bytes));
   std::lock_guard lock(mutex_);
   tables_.erase(begin);
+  prefer_huge_end(begin, bytes, true);
   freed(bytes);
+}
+
+void WeightArena::prefer_huge_end(int64_t begin, int64_t bytes, bool huge) {
+  int64_t end = begin + bytes;
+  int64_t last = end / kHuge * kHuge;
+  if (bytes > keep_bytes_ && last < end) pool_.prefer_huge(static_cast<size_t>(last), static_cast<size_t>(end), huge);
 }
 
 int32_t WeightArena::take_slot(int64_t pool_base) {

@@ -86,7 +86,10 @@ class WeightArena {
 
   int32_t lowest_free_slot() const;        // mutex_ is held; throws ArenaError
   int64_t first_gap(int64_t bytes) const;  // mutex_ is held; begin in bytes; throws ArenaError
-  void freed(int64_t bytes);               // mutex_ is held; gives back all that is free when it has become too much
+  // Of a large table, the last huge page is not full: of small pages, no more of it is resident than the table needs,
+  // which is what a server reckons with when it takes a version in. mutex_ is held.
+  void prefer_huge_end(int64_t begin, int64_t bytes, bool huge);
+  void freed(int64_t bytes);  // mutex_ is held; gives back all that is free when it has become too much
   std::byte* slot(int32_t index) const { return slots_.data() + index * slot_bytes_; }
   float* row(int64_t index) const { return reinterpret_cast<float*>(pool_.data()) + index * dim_; }
   static size_t at(int32_t index) { return static_cast<size_t>(index); }

@@ -79,6 +79,28 @@ TEST_F(WeightsFile, ReadsFilesLongerThanOneChunk) {
   EXPECT_EQ(found.table[262'144], 262'144.0F);
 }
 
+// So large that the digest is made by another thread while the file is read.
+TEST_F(WeightsFile, ReadsLargeTablesAsItReadsSmallOnes) {
+  constexpr size_t kRows = 5'000'000;
+  std::vector<float> values(kRows);
+  for (size_t i = 0; i < kRows; ++i) values[i] = static_cast<float>(i);
+  std::string file = safetensors({{"slab", {1}, {9}}, {"table", {kRows, 1}, values}});
+  EXPECT_EQ(read(file).table, values);
+  for (size_t at : {file.size() - values.size() * sizeof(float), file.size() / 2, file.size() - 1}) {
+    std::string damaged = file;
+    damaged[at] = static_cast<char>(damaged[at] ^ 1);
+    expect_refused(
+        Reason::kChecksum, [&] { read(damaged, file); }, "sha256 is");
+  }
+  values[kRows - 1] = std::numeric_limits<float>::infinity();
+  expect_refused(
+      Reason::kWeights,
+      [&] {
+        read(safetensors({{"slab", {1}, {9}}, {"table", {kRows, 1}, values}}));
+      },
+      "tensor 'table': element 4999999 is not finite");
+}
+
 TEST_F(WeightsFile, RefusesEveryTruncationAndSaysWhatTheManifestPromised) {
   std::string file = weights();
   for (size_t length = 0; length < file.size(); length += 7) {
