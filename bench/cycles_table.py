@@ -1,4 +1,4 @@
-"""The tables of development cycles, of the result file that examples/ecosystem/evaluate.py writes."""
+"""The tables of development cycles, of what the evaluate.py of examples/ecosystem and examples/synthetic write."""
 
 from typing import Any
 
@@ -17,14 +17,24 @@ def _ne(row: dict[str, Any], side: str) -> str:
     return f"{mean:.4f}" if high is None else f"{mean:.4f} ± {high - mean:.4f}"
 
 
-def cycles(content: dict[str, Any]) -> list[str]:
-    """What was asked; each cycle; each scenario; both ways of working."""
-    rounds = [
+def _distance(row: dict[str, Any]) -> str:
+    """With its interval."""
+    return f"{row['distance']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
+
+
+def _rounds(content: dict[str, Any]) -> list[str]:
+    """Each cycle."""
+    rows = [
         [each["cycle"], ", ".join(each["candidates"]), ", ".join(each["adopted"]) or "nothing", _gain(each),
          each["runs"], each["adoptions"]]
         for each in content["cycles"]
     ]  # fmt: skip
-    last = f"cycle_{len(rounds)}"
+    return table(["cycle", "candidates", "adopted", "gain in NE", "runs", "adoptions"], rows)
+
+
+def cycles(content: dict[str, Any]) -> list[str]:
+    """What was asked; each cycle; each scenario; both ways of working."""
+    last = f"cycle_{len(content['cycles'])}"
     scenarios = [
         [row["scenario"], _ne(row, "before"), _ne(row, last), _ne(row, "alone"), _gain(row),
          ", ".join(row["alone_adopted"]) or "nothing"]
@@ -39,9 +49,19 @@ def cycles(content: dict[str, Any]) -> list[str]:
     return [
         *asked(content),
         "",
-        *table(["cycle", "candidates", "adopted", "gain in NE", "runs", "adoptions"], rounds),
+        *_rounds(content),
         "",
         *table(titles, scenarios),
         "",
         *table(["way of working", "runs", "adoptions", "adoptions per run"], ways),
     ]
+
+
+def synthetic(content: dict[str, Any]) -> list[str]:
+    """What was asked; each cycle; the distance after each, over all scenarios and of each."""
+    means = content["mean_distance"]
+    names = [each["cycle"] for each in means]
+    distances = [["all", *(_distance(each) for each in means)]]
+    distances += [[row["scenario"], *(row[name] for name in names)] for row in content["results"]]
+    titles = ["distance to the best possible model", "before", *(f"after {name}" for name in names[1:])]
+    return [*asked(content), "", *_rounds(content), "", *table(titles, distances)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from bench.cycles_table import cycles
+from bench.cycles_table import cycles, synthetic
 from bench.markdown import asked, picked, source, table
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -248,6 +248,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "scenarios": ("scenarios", scenarios),
     "serving": ("serving", serving),
     "serving_summary": ("serving", asked),
+    "synthetic": ("synthetic", synthetic),
     "training": ("training", training),
     "transform": ("transform", transform),
 }

@@ -7,50 +7,25 @@ Reads what `smt cycle run` and `smt baseline independent` wrote (see cycle-1.yam
 rows, which no choice has seen. What the figures mean is in docs/cycles.md.
 """
 
-import argparse
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.result import Result
-from smt.training.cycle.report.compare import Comparison, comparison
+from examples.cycle_results import conclude, cycle_row, parser
+from smt.training.cycle.report.compare import BOUND_CONFIDENCE, Comparison, comparison
 from smt.training.cycle.report.page import ReportError, read_results
-from smt.training.cycle.statistics import Interval, combined
 
-Json = dict[str, Any]
-
-
-def gain(result: Json) -> Interval:
-    """What a cycle's version gained over the one before on test rows: of the same seeds, mean over the scenarios."""
-    groups = [
-        [
-            sum((a - b[task]) / a for task, a in before.items()) / len(before)
-            for before, b in zip(side["before"]["test"]["runs"], side["after"]["test"]["runs"], strict=True)
-        ]
-        for side in result["quality"].values()
-    ]
-    return combined(groups, [1.0] * len(groups), result["confidence"])
+Json = Mapping[str, Any]
 
 
-def cycle_row(result: Json) -> dict[str, Any]:
-    """One cycle: what it tried and took up, what that gained, what it spent, and capacity on both sides."""
-    found, capacity = gain(result), result["capacity"]
-    sides = {side: capacity[side] for side in ("before", "after")}
-    return {
-        "cycle": result["cycle"],
-        "candidates": list(result["candidates"]),
-        "finalists": result["finalists"],
-        "adopted": result["adopted"],
-        "version": result["version"]["version"] if result["version"] else None,
-        "gain": found.mean,
-        "gain_low": found.low,
-        "gain_high": found.high,
-        "runs": result["runs"]["total"],
-        "adoptions": result["runs"]["adoptions"],
-        **{f"{key}_{side}": each[key] for side, each in sides.items() for key in ("flops_per_row", "slab_bytes")},
-        "same_binary": capacity["same_binary"],
+def row_of_cycle(result: Json) -> dict[str, Any]:
+    """One cycle, with capacity on both sides."""
+    capacity = result["capacity"]
+    figures = {
+        f"{key}_{side}": capacity[side][key] for side in ("before", "after") for key in ("flops_per_row", "slab_bytes")
     }
+    return {**cycle_row(result), **figures, "same_binary": capacity["same_binary"]}
 
 
 def scenario_row(name: str, results: Sequence[Json], baseline: Json, found: Comparison) -> dict[str, Any]:
@@ -80,7 +55,7 @@ def evaluate(results: Sequence[Json], baseline: Json, result: Result) -> None:
     if found.split != "test":
         raise ReportError("found a scenario without figures of test rows; expected data.test in all")
     result.results = [scenario_row(name, results, baseline, found) for name in scenarios]
-    result.extra["cycles"] = [cycle_row(each) for each in results]
+    result.extra["cycles"] = [row_of_cycle(each) for each in results]
     result.extra["comparison"] = {
         "gain": found.gain.to_json(),
         "worse": found.worse,
@@ -91,6 +66,7 @@ def evaluate(results: Sequence[Json], baseline: Json, result: Result) -> None:
         "alone_adoptions": found.alone_adoptions,
         "alone_adoptions_per_run": found.alone_per_run,
         "ratio": found.ratio,
+        "ratio_bound": found.ratio_bound,
         "steps": baseline["steps"],
     }
     candidates = {label for each in results for label in each["candidates"]}
@@ -104,41 +80,32 @@ def evaluate(results: Sequence[Json], baseline: Json, result: Result) -> None:
         ("gain", f"mean relative gain in NE {over}, test rows", found.gain.mean, ">=", 0.0063),
         ("worse", "scenarios worse than tuned alone beyond noise", len(found.worse), "==", 0),
         ("adoptions", f"adoptions per run, {over}", found.ratio, ">=", 6.3),
+        (
+            "adoptions-bound",
+            f"the same, its lower bound at {BOUND_CONFIDENCE:.0%} confidence",
+            found.ratio_bound,
+            ">=",
+            6.3,
+        ),
         ("steps", f"steps of a person per scenario refresh, {over}", found.steps, "<=", 0.08),
-        (
-            "flops",
-            "FLOPs of a row, last version over first",
-            grown["flops_per_row"],
-            "<=",
-            1.01,
-        ),
-        (
-            "slab",
-            "bytes of dense weights, last version over first",
-            grown["slab_bytes"],
-            "<=",
-            1.01,
-        ),
+        ("flops", "FLOPs of a row, last version over first", grown["flops_per_row"], "<=", 1.01),
+        ("slab", "bytes of dense weights, last version over first", grown["slab_bytes"], "<=", 1.01),
     ):
         result.target(f"cycles-{id}", what, value, op, bound)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cycles", type=Path, nargs="+", help="output folders of the cycles, in their order")
-    parser.add_argument("--baseline", type=Path, required=True, help="baseline.json of `smt baseline independent`")
-    parser.add_argument("--json", type=Path, help="result file to write")
-    arguments = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--baseline", type=Path, required=True, help="baseline.json of `smt baseline independent`")
+    given = arguments.parse_args()
     result = Result("cycles")
-    try:
-        results, baseline = read_results(arguments.cycles, arguments.baseline)
+
+    def fill() -> None:
+        results, baseline = read_results(given.cycles, given.baseline)
         assert baseline is not None, "a path of it was given"
         evaluate(results, baseline, result)
-    except ReportError as error:
-        sys.exit(f"error: {error}")
-    result.print_targets()
-    if arguments.json:
-        result.write(arguments.json)
+
+    conclude(result, fill, given.json)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ by chance is in both. It is of the runs that each cycle verified its version by,
 on the validation rows, and trains nothing.
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from bench.result import Result
+from examples.cycle_results import conclude, cycle_row, parser
 from smt.training.cycle.report.page import ReportError, read_results
 from smt.training.cycle.statistics import combined
 
@@ -60,28 +59,23 @@ def evaluate(results: Sequence[Json], bayes: Json, result: Result) -> None:
         over = combined(list(step.values()), [1.0] * len(step), results[0]["confidence"])
         means.append({"cycle": cycle, "adopted": taken, "distance": over.mean, "low": over.low, "high": over.high})
     result.extra["mean_distance"] = means
+    result.extra["cycles"] = [cycle_row(each) for each in results]
     for before, after in pairwise(means):
         what = f"mean distance to the best possible model on test rows, after {after['cycle']}"
         result.target(f"closer-{after['cycle']}", what, after["distance"], "<", before["distance"])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cycles", type=Path, nargs="+", help="output folders of the cycles, in their order")
-    parser.add_argument("--data", type=Path, default=Path("build/synthetic"), help="what generate wrote")
-    parser.add_argument("--json", type=Path, help="result file to write")
-    arguments = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--data", type=Path, default=Path("build/synthetic"), help="what generate wrote")
+    given = arguments.parse_args()
     result = Result("synthetic")
-    try:
-        results, _ = read_results(arguments.cycles, None)
-        evaluate(results, json.loads((arguments.data / "bayes.json").read_bytes()), result)
-    except (ReportError, OSError) as error:
-        sys.exit(f"error: {error}")
-    for mean in result.extra["mean_distance"]:
-        print("mean distance to the best possible model:", json.dumps(mean))
-    result.print_targets()
-    if arguments.json:
-        result.write(arguments.json)
+
+    def fill() -> None:
+        results, _ = read_results(given.cycles, None)
+        evaluate(results, json.loads((given.data / "bayes.json").read_bytes()), result)
+
+    conclude(result, fill, given.json)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def test_both_ways_become_rows_targets_and_tables(tmp_path: Path) -> None:
     assert only["flops_per_row_before"] == only["flops_per_row_after"]
     both = result.extra["comparison"]
     assert (both["adoptions"], both["alone_adoptions"], both["worse"]) == (4, 1, ["old"])
+    assert 0 < both["ratio_bound"] < both["ratio"]
     assert both["ratio"] == pytest.approx(4 * both["alone_runs"] / both["runs"])
     met = {target["id"]: target["met"] for target in result.targets}
     assert not met["cycles-count"]

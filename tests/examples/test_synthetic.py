@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from bench.cycles_table import synthetic
 from bench.result import Result
 from examples.synthetic import generate as generation
 from examples.synthetic.bayes import Bayes
@@ -164,7 +165,9 @@ def test_distances_are_of_the_verified_runs_and_their_mean_has_to_shrink() -> No
                 side: {"test": {"tasks": best, "runs": [{task: ne + d for task, ne in best.items()} for d in values]}}
                 for side, values in (("before", before), ("after", after))
             }
-        return {"cycle": name, "adopted": adopted, "quality": quality, "confidence": 0.95}
+        tried = {"candidates": ["ema", "swa"], "finalists": adopted, "adopted": adopted, "version": None}
+        runs = {"total": 12.0, "adoptions": 2 * len(adopted)}
+        return {"cycle": name, **tried, "quality": quality, "confidence": 0.95, "runs": runs}
 
     first = cycle("one", ["ema"], [0.10, 0.12], [0.05, 0.07])
     second = cycle("two", [], [0.05, 0.07], [0.05, 0.07])
@@ -177,6 +180,10 @@ def test_distances_are_of_the_verified_runs_and_their_mean_has_to_shrink() -> No
     assert means[1]["distance"] == pytest.approx(0.06)
     assert means[1]["low"] < 0.06 < means[1]["high"]
     assert [(target["id"], target["met"]) for target in result.targets] == [("closer-one", True), ("closer-two", False)]
+    assert [each["gain"] > 0 for each in result.extra["cycles"]] == [True, False]
+    text = "\n".join(synthetic({"targets": result.targets, "results": result.results, **result.extra}))
+    for line in ("| one | ema, swa | ema | +", "| all | 0.1100 [", "| a | 0.1100 | 0.0600 | 0.0600 |"):
+        assert line in text
     other = {**first["quality"]["a"]["after"], "test": {"tasks": {"click": 1}, "runs": []}}
     with pytest.raises(ReportError, match=r"scenario a: found \['click'\]; expected .*\['buy', 'click'\]"):
         evaluate([{**first, "quality": {"a": {"before": other, "after": other}}}], bayes, Result("synthetic"))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from scipy.stats import beta
 from scipy.stats import t as student
 
 
@@ -96,6 +97,18 @@ def _weighted(groups: Sequence[Sequence[float]], shares: Sequence[float], confid
 def shared_confidence(confidence: float, tests: int) -> float:
     """What each of several intervals needs for all to hold together (Bonferroni)."""
     return 1 - (1 - confidence) / max(tests, 1)
+
+
+def most_per_run(count: int, runs: float, confidence: float) -> float:
+    """The upper end of the one-sided interval of a rate, of which `count` were seen in that many runs.
+
+    Clopper and Pearson's (doi 10.1093/biomet/26.4.404), at most one to a run; of none seen, near 3 / runs at 0.95.
+
+    Raises ValueError: more than one to a run, or a confidence outside (0, 1).
+    """
+    if not 0 <= count <= runs or not 0 < confidence < 1:
+        raise ValueError(f"found {count} in {runs} runs at {confidence}; expected at most one to a run, in (0, 1)")
+    return 1.0 if count == runs else float(beta.ppf(confidence, count + 1, runs - count))
 
 
 def _mean(values: Sequence[float]) -> float:

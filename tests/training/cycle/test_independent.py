@@ -66,6 +66,13 @@ def test_the_page_shows_both_ways_and_refers_to_nothing_outside(tmp_path: Path) 
     assert found.gain.mean == pytest.approx(0.0, abs=0.002)
     assert found.ratio is not None
     assert found.ratio > 1.5
+    assert found.ratio_bound is not None
+    assert 0.5 * found.ratio < found.ratio_bound < found.ratio
+    nothing = replace(found, alone_adoptions=0)
+    assert nothing.ratio is None
+    assert nothing.ratio_bound is not None
+    assert nothing.ratio_bound > found.ratio_bound
+    assert replace(nothing, alone_runs=0.0).ratio_bound is None
     assert found.steps == pytest.approx(4 / 4 / 6)
     # What two cycles asked for is one run.
     assert comparison([result, result], baseline).runs == pytest.approx(result["runs"]["total"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from smt.training.cycle.statistics import combined, paired, shared_confidence, unpaired
+from smt.training.cycle.statistics import combined, most_per_run, paired, shared_confidence, unpaired
 
 DIFFERENCES = st.lists(st.floats(-1, 1).filter(lambda x: x == 0 or abs(x) > 1e-6), min_size=2, max_size=20)
 
@@ -84,3 +84,14 @@ def test_several_intervals_share_the_error() -> None:
 def test_what_has_no_interval_is_refused(groups: list[list[float]], weights: list[float], confidence: float) -> None:
     with pytest.raises(ValueError, match="expected"):
         combined(groups, weights, confidence)
+
+
+def test_the_most_per_run_is_what_makes_as_few_as_seen_improbable() -> None:
+    assert most_per_run(0, 276, 0.95) == pytest.approx(3 / 276, rel=0.01)  # the rule of three
+    for count, runs in ((0, 10), (2, 30), (7, 300)):
+        rate = most_per_run(count, runs, 0.9)
+        assert stats.binom.cdf(count, runs, rate) == pytest.approx(0.1)
+    assert most_per_run(3, 3, 0.95) == 1.0
+    for count, runs, confidence in ((2, 1.5, 0.95), (-1, 3, 0.95), (0, 3, 1.0)):
+        with pytest.raises(ValueError, match="expected at most one to a run"):
+            most_per_run(count, runs, confidence)

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from smt.training.cycle.report.html import Cell, percent, table
-from smt.training.cycle.statistics import Interval, unpaired
+from smt.training.cycle.statistics import Interval, most_per_run, unpaired
 
 Result = dict[str, Any]
+# Of the least ratio of adoptions per run.
+BOUND_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,14 @@ class Comparison:
     def ratio(self) -> float | None:
         """Of adoptions per run; None where nothing was adopted alone."""
         return self.per_run / self.alone_per_run if self.alone_adoptions else None
+
+    @property
+    def ratio_bound(self) -> float | None:
+        """The ratio with the most adoptions per run alone that go with those seen: the upper end of the interval of
+        that rate, at BOUND_CONFIDENCE. None where nothing was run alone, or more was adopted than was run."""
+        if not self.alone_runs or self.alone_adoptions > self.alone_runs:
+            return None
+        return self.per_run / most_per_run(self.alone_adoptions, self.alone_runs, BOUND_CONFIDENCE)
 
 
 def comparison(results: Sequence[Result], baseline: Result) -> Comparison:
@@ -99,6 +109,7 @@ def against_baseline(results: Sequence[Result], baseline: Result) -> str:
     """The comparison as tables, with what counts as a step."""
     found = comparison(results, baseline)
     ratio = "nothing adopted alone" if found.ratio is None else f"{found.ratio:.1f}×"
+    bound = "-" if found.ratio_bound is None else f"{found.ratio_bound:.1f}×"
     steps = baseline["steps"]
     rows: list[list[Cell]] = [
         [f"mean gain in NE over scenarios tuned alone, {found.split} rows", percent(found.gain.to_json())],
@@ -107,6 +118,7 @@ def against_baseline(results: Sequence[Result], baseline: Result) -> str:
         ["adoptions, cycles and alone", f"{found.adoptions} and {found.alone_adoptions}"],
         ["adoptions per run, cycles and alone", f"{found.per_run:.3f} and {found.alone_per_run:.3f}"],
         ["their ratio", ratio],
+        [f"its lower bound at {BOUND_CONFIDENCE:.0%} confidence", bound],
         ["steps for a person per scenario, cycles and alone",
          f"{steps['cycle_per_scenario']:.2f} and {steps['independent_per_scenario']} ({100 * found.steps:.1f} %)"],
         ["a step once a cycle is", ", ".join(steps["cycle"])],
