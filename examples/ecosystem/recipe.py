@@ -1,10 +1,11 @@
 """Compares recipes of the template, which development cycles start from, on validation rows.
 
-    python -m examples.ecosystem.recipe --vary batch_size=256,512 --vary dense_optimizer.lr=0.001,0.002
+    python -m examples.ecosystem.recipe --vary batch_size=256 epochs=4,8 --vary batch_size=128 dense_optimizer.lr=0.001
 
-Trains every scenario with every combination of the values, several seeds each. Of each recipe: NE of the best epoch,
-mean over scenarios and seeds; and its scatter, the standard deviation over seeds relative to the mean, of the scenario
-where it is largest and on average. Runs are kept in a store and not made again. Test rows are not looked at.
+Trains every scenario with every combination of the values after each --vary, several seeds each. Of each recipe: NE
+of the best epoch, mean over scenarios and seeds; and its scatter, the standard deviation over seeds relative to the
+mean, of the scenario where it is largest and on average. Runs are kept in a store and not made again. Test rows are
+not looked at.
 """
 
 import argparse
@@ -99,7 +100,9 @@ def compare(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vary", action="append", default=[], metavar="KEY=VALUE,VALUE", help="a key of the recipe")
+    parser.add_argument(
+        "--vary", nargs="+", action="append", metavar="KEY=VALUE,VALUE", help="keys of the recipe; none: as it is"
+    )
     parser.add_argument("--scenarios", nargs="+", type=Path, help="their YAML; default: all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--store", type=Path, default=Path("build/cycles/store"))
@@ -115,7 +118,7 @@ def main() -> None:
     try:
         with LocalExecutor(arguments.workers) as executor:
             runner = Runner(Store(arguments.store), executor)
-            recipes = combinations(arguments.vary)
+            recipes = [recipe for vary in arguments.vary or [[]] for recipe in combinations(vary)]
             result.results = compare(FOLDER / "template.yaml", scenarios, recipes, arguments.seeds, runner)
     except (ConfigError, ValueError) as error:
         sys.exit(f"error: {error}")
