@@ -71,7 +71,6 @@ def figures(recipe: Recipe, runs: dict[str, list[Record]]) -> dict[str, Any]:
         "scatter": statistics.fmean(scatter.values()),
         "worst_scatter": scatter[worst],
         "worst": worst,
-        "seconds": statistics.fmean(record.seconds for records in runs.values() for record in records),
         "scenarios": mean,
     }
 
