@@ -7,7 +7,7 @@ Reads what `smt cycle run` and `smt baseline independent` wrote (see cycle-1.yam
 rows, which no choice has seen. What the figures mean is in docs/cycles.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from examples.cycle_results import conclude, cycle_row, parser
 from smt.training.cycle.report.compare import BOUND_CONFIDENCE, Comparison, comparison
 from smt.training.cycle.report.page import ReportError, read_results
 
-Json = Mapping[str, Any]
+Json = dict[str, Any]
 
 
 def row_of_cycle(result: Json) -> dict[str, Any]:
