@@ -99,10 +99,22 @@ def requests(
     return loadgen.smt_streams(target, mix, {rows: 1.0}, ranges=ranges, seed=seed, **options)
 
 
-def closed(target: str, streams: Sequence[loadgen.Stream], callers: int, seconds: float, seed: int = 0) -> Sample:
-    """Callers that wait for their answer and call again, each on a connection of its own."""
+def closed(
+    target: str,
+    streams: Sequence[loadgen.Stream],
+    callers: int,
+    seconds: float,
+    seed: int = 0,
+    connections: int | None = None,
+) -> Sample:
+    """Callers that wait for their answer and call again. `connections`: None: one for each of them."""
     source = loadgen.Source(loadgen.Closed(callers), streams)
     plan = loadgen.Plan(
-        [target], [source], seconds=seconds, warm_up_seconds=WARM_UP_SECONDS, connections=callers, seed=seed
+        [target],
+        [source],
+        seconds=seconds,
+        warm_up_seconds=WARM_UP_SECONDS,
+        connections=callers if connections is None else connections,
+        seed=seed,
     )
     return Sample.of_load(loadgen.run(plan))

@@ -12,7 +12,7 @@ import torch
 
 from bench.fleet import Fleet, feature_spec
 from bench.load import LoadError, Sample, Samples, alternate, closed, requests
-from bench.overload import DEADLINES, growth, overload, with_deadlines
+from bench.overload import DEADLINES, growth, in_turns, overload, with_deadlines
 from bench.scenarios import shares, streaming_limit
 from bench.servers import EMPTY_METHOD, EmptyServer, ServerError, SmtServer, metric_sum
 from bench.serving import _against_peer
@@ -92,7 +92,19 @@ def test_an_overload_is_watched(fleet: Fleet, server: SmtServer) -> None:
     assert len(found.rss_bytes) >= 10
     assert min(found.rss_bytes) > 1 << 20
     assert found.goodput > 0
-    assert found.to_json()["calls"]["OK"] == found.result.total.ok
+    assert found.to_json()["calls"]["OK"] == found.total.ok
+
+
+def test_capacity_and_overload_take_turns(fleet: Fleet, server: SmtServer) -> None:
+    streams = requests(fleet, server.target, {fleet.names[0]: 1.0}, 16, seed=1, payloads=4)
+    found = in_turns(server, streams, (1, 2), factor=0.5, rounds=2, seconds=0.2)
+    assert [len(samples.samples) for samples in found.peaks.values()] == [3, 3]
+    assert found.peak == max(samples.rows_per_second for samples in found.peaks.values())
+    assert len(found.beyond.rounds) == len(found.offered) == 2
+    assert found.offered[0] == 0.5 * max(samples.samples[0].rows_per_second for samples in found.peaks.values())
+    rates = [result.total.rows_per_second for result in found.beyond.rounds]
+    assert found.beyond.goodput == sum(rates) / 2
+    assert found.beyond.total.ok == sum(result.total.ok for result in found.beyond.rounds)
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
