@@ -118,10 +118,8 @@ struct Connection::Callbacks {
         if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0) {
           Call* call = call_of(session, frame->hd.stream_id);
           if (call == nullptr) break;
-          bool all_sent = call->payload_sent == call->payload->size;
+          if (call->payload_sent < call->payload->size) connection.early_.push_back(frame->hd.stream_id);
           connection.finish(*call);
-          // The answer came before the request was whole: the rest of it is of no use.
-          if (!all_sent) nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_CANCEL);
         }
         break;
       default:
@@ -270,6 +268,16 @@ void Connection::cancel(Call& call) {
   events_.released(call);
 }
 
+// Answers that came before their request was whole: the rest of it is of no use. A server that says so itself, as it
+// should (RFC 9113, 8.1), is spared the reset: it would be woken up for it.
+void Connection::give_up_answered() {
+  for (int32_t id : early_) {
+    if (call_of(session_.get(), id) == nullptr) continue;
+    nghttp2_submit_rst_stream(session_.get(), NGHTTP2_FLAG_NONE, id, NGHTTP2_CANCEL);
+  }
+  early_.clear();
+}
+
 void Connection::on_event(std::span<char> buffer) {
   if (state_ == State::kConnecting) {
     ssize_t done = transport_.handshake();
@@ -289,6 +297,7 @@ void Connection::on_event(std::span<char> buffer) {
         nghttp2_session_mem_recv(session_.get(), reinterpret_cast<uint8_t*>(buffer.data()), static_cast<size_t>(size));
     if (taken < 0) close(std::string("HTTP/2: ") + nghttp2_strerror(static_cast<int>(taken)));
   }
+  give_up_answered();
   if (state_ == State::kDraining) hand_back_waiting();
 }
 

@@ -81,6 +81,7 @@ class Connection {
   void send(const Waiting& waiting, Nanos now);
   void hand_back_waiting();
   void finish(Call& call);
+  void give_up_answered();
   void forget(Call& call);
 
   const Address& address_;
@@ -92,6 +93,7 @@ class Connection {
   Output output_;
   std::vector<Call*> calls_;         // submitted and not released
   std::deque<Waiting> waiting_;      // those of them that are not sent, in the order in which they came
+  std::vector<int32_t> early_;       // streams answered in this turn, whose request is not sent as a whole
   std::vector<nghttp2_nv> headers_;  // of the call being sent
   std::string error_;
   uint64_t bytes_in_ = 0;

@@ -22,7 +22,7 @@ std::string retry_text(std::chrono::milliseconds after) {
 }
 
 // What the client is told about a target that was dropped.
-Failure dropped(const Target& target, Drop drop) {
+Failure dropped(const Target& target, Drop drop, std::chrono::milliseconds retry_after) {
   std::string scenario = "scenario " + quote(target.scenario);
   switch (drop) {
     case Drop::kNone:
@@ -39,17 +39,14 @@ Failure dropped(const Target& target, Drop drop) {
     case Drop::kCancelled:
       return {Outcome::kCancelled, "cancelled by the client before compute started"};
     case Drop::kQueueFull:
-      return {Outcome::kResourceExhausted, scenario + ": its queue is full" + retry_text(target.retry_after()),
-              target.retry_after()};
+      return {Outcome::kResourceExhausted, scenario + ": its queue is full" + retry_text(retry_after), retry_after};
     case Drop::kQuota:
       return {Outcome::kResourceExhausted,
-              scenario + ": its quota of rows per second is used up" + retry_text(target.retry_after()),
-              target.retry_after()};
+              scenario + ": its quota of rows per second is used up" + retry_text(retry_after), retry_after};
     case Drop::kServerFull:
       return {Outcome::kResourceExhausted,
-              "the server's queues are full, and that of " + scenario + " is the longest" +
-                  retry_text(target.retry_after()),
-              target.retry_after()};
+              "the server's queues are full, and that of " + scenario + " is the longest" + retry_text(retry_after),
+              retry_after};
     case Drop::kShutdown:
       return {Outcome::kUnavailable, "the server is draining; send the request to another one"};
   }
@@ -60,7 +57,7 @@ Failure dropped(const Target& target, Drop drop) {
 
 void Target::concluded(Drop drop) noexcept {
   if (drop != Drop::kNone) {
-    failure = dropped(*this, drop);
+    failure = dropped(*this, drop, retry_after());
   } else if (Clock::now() >= deadline) {
     metrics->late_rows->Increment(static_cast<double>(rows));
     failure = Failure{Outcome::kDeadlineExceeded, "the deadline passed while the scores were computed"};
@@ -109,6 +106,7 @@ void ScoringCall::offer_to_shadows() noexcept {
 Target& ScoringCall::add_target() { return *targets_.emplace_back(std::make_unique<Target>(*this)); }
 
 void ScoringCall::start() noexcept {
+  if (refuse_now()) return;
   try {
     admit();
   } catch (const Failure& failure) {
@@ -125,15 +123,13 @@ void ScoringCall::start() noexcept {
 
 bool ScoringCall::refuse_now() noexcept {
   try {
-    refuse_early();
-  } catch (const Failure& failure) {
-    refuse(failure);
-    return true;
+    const std::optional<Failure> failure = early_failure();
+    if (failure) refuse(*failure);
+    return failure.has_value();
   } catch (const std::bad_alloc&) {
     refuse({Outcome::kResourceExhausted, "not enough memory for this request; send fewer candidates"});
     return true;
   }
-  return false;
 }
 
 void ScoringCall::cancel() noexcept {
@@ -145,7 +141,6 @@ void ScoringCall::cancel() noexcept {
 }
 
 void ScoringCall::admit() {
-  refuse_early();
   decode();
   if (request_id_.size() > kMaxRequestId) {
     std::string found = std::to_string(request_id_.size());
@@ -170,12 +165,12 @@ void ScoringCall::admit() {
 }
 
 // Under overload most requests end here, before anything was spent on them but their transport.
-void ScoringCall::refuse_early() {
+std::optional<Failure> ScoringCall::early_failure() {
   const Beginning seen = peek();
   peeked_ = seen.scenario;
-  if (peeked_.empty()) return;
+  if (peeked_.empty()) return std::nullopt;
   ScenarioStore::Served served = state_.store.served(peeked_);
-  if (!served.stable) return;
+  if (!served.stable) return std::nullopt;
   Target probe(*this);
   probe.scenario = peeked_;
   probe.rows = std::min<int64_t>(seen.rows, state_.options.max_rows);
@@ -184,14 +179,9 @@ void ScoringCall::refuse_early() {
   // With a canary there are two binaries, and it is not known yet whose turn it is: neither's time is counted then.
   if (served.labels == nullptr) probe.snapshot = std::move(served.stable);
   std::chrono::milliseconds retry_after{0};
-  Drop drop = state_.scheduler.refuses(probe, retry_after);
-  if (drop == Drop::kNone) return;
-  Failure failure = dropped(probe, drop);
-  if (drop == Drop::kQueueFull) {
-    failure.message = "scenario " + quote(peeked_) + ": its queue is full" + retry_text(retry_after);
-    failure.retry_after = retry_after;
-  }
-  throw failure;
+  const Drop drop = state_.scheduler.refuses(probe, retry_after);
+  if (drop == Drop::kNone) return std::nullopt;
+  return dropped(probe, drop, retry_after);
 }
 
 void ScoringCall::resolve(Target& target) {

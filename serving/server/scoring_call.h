@@ -130,8 +130,10 @@ class ScoringCall {
  private:
   friend class Target;
 
-  void admit();                         // throws Failure, InputError
-  void refuse_early();                  // throws Failure
+  void admit();  // throws Failure, InputError
+  // Why it is refused, if what peek() tells is enough to know. No exception: in a flood it would be a tenth of what a
+  // refusal costs.
+  std::optional<Failure> early_failure();
   void resolve(Target& target);         // throws Failure, InputError
   void choose_version(Target& target);  // throws Failure
   std::string_view route_key();

@@ -74,10 +74,19 @@ struct FakeConnection {
                                                            bool ends = (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;
                                                            if (frame->hd.type == NGHTTP2_HEADERS && !ends)
                                                              connection.headers_came(frame->hd.stream_id);
+                                                           if (frame->hd.type == NGHTTP2_RST_STREAM)
+                                                             ++connection.server.resets_;
                                                            if (frame->hd.type == NGHTTP2_DATA && ends)
                                                              connection.request_came(frame->hd.stream_id);
                                                            return 0;
                                                          });
+    nghttp2_session_callbacks_set_on_frame_send_callback(
+        callbacks, [](nghttp2_session* of, const nghttp2_frame* frame, void* user) {
+          if (frame->hd.type == NGHTTP2_HEADERS && self(user).streams[frame->hd.stream_id].path == "/early-end") {
+            nghttp2_submit_rst_stream(of, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
+          }
+          return 0;
+        });
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks,
                                                            [](nghttp2_session*, int32_t id, uint32_t, void* user) {
                                                              self(user).streams.erase(id);
@@ -132,7 +141,7 @@ struct FakeConnection {
   void headers_came(int32_t id) {
     const std::string& path = streams[id].path;
     if (streams[id].timeout_us >= 0) server.timeouts_us_[path].push_back(streams[id].timeout_us);
-    if (path == "/early") headers_alone(id, "200", "8");
+    if (path == "/early" || path == "/early-end") headers_alone(id, "200", "8");
     if (path == "/refuse" && !std::exchange(server.refused_, true)) {
       nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, id, NGHTTP2_REFUSED_STREAM);
     }

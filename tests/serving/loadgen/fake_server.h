@@ -2,6 +2,7 @@
 //
 //   /ok         a message of four bytes, OK                /split      the same, a byte at a time
 //   /status     NOT_FOUND, in headers alone                /early      RESOURCE_EXHAUSTED before the request is whole
+//   /early-end  the same, and the stream is reset at once, as RFC 9113 wants it
 //   /empty      OK without a message                       /short      OK, and less of a message than its prefix says
 //   /no-status  a message without trailers                 /http       HTTP status 503
 //   /reset      the stream is reset                        /refuse     the stream is refused, but the first time only
@@ -31,6 +32,8 @@ class FakeServer {
   // After stop(): whole requests by path, and bytes of all their messages with the prefixes.
   const std::map<std::string, int>& requests() const { return requests_; }
   size_t message_bytes() const { return message_bytes_; }
+  // After stop(): streams that the client reset.
+  int resets() const { return resets_; }
   // After stop(): the grpc-timeout of requests by path, in microseconds, in the order in which they came.
   const std::map<std::string, std::vector<int64_t>>& timeouts_us() const { return timeouts_us_; }
   void stop();
@@ -47,6 +50,7 @@ class FakeServer {
   bool said_goodbye_ = false;
   std::map<std::string, int> requests_;
   size_t message_bytes_ = 0;
+  int resets_ = 0;
   std::map<std::string, std::vector<int64_t>> timeouts_us_;
   std::thread thread_;
 };

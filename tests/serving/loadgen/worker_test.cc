@@ -108,6 +108,13 @@ TEST_F(WorkerTest, StatusInHeadersAlone) { EXPECT_EQ(twenty("/status"), (Totals{
 TEST_F(WorkerTest, AnAnswerMayComeBeforeTheRequestIsWhole) {
   EXPECT_EQ(twenty("/early"), (Totals{{"RESOURCE_EXHAUSTED", 20}}));
   EXPECT_LT(server_.message_bytes(), 20 * kSize) << "the rest of the request is not sent";
+  EXPECT_EQ(server_.resets(), 20);
+}
+
+TEST_F(WorkerTest, WhatTheServerHasResetIsNotResetAgain) {
+  EXPECT_EQ(twenty("/early-end"), (Totals{{"RESOURCE_EXHAUSTED", 20}}));
+  EXPECT_LT(server_.message_bytes(), 20 * kSize);
+  EXPECT_EQ(server_.resets(), 0);
 }
 
 TEST_F(WorkerTest, WhatIsNoAnswerOfGrpcIsABadOne) {
