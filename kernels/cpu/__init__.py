@@ -1,4 +1,4 @@
-"""The CPU kernels: C++ for AMX, AVX-512 and portable code, chosen at run time, behind torch ops.
+"""The CPU kernels: C++ for AMX, AVX-512, AVX2 and portable code, chosen at run time, behind torch ops.
 
     from smt.kernels import cpu
     cpu.use("avx512")                       # by name; the environment variable SMT_KERNELS does the same
@@ -85,7 +85,7 @@ def use(name: str = "") -> None:
 
 
 def pack(slab: Tensor, program: TileProgram) -> Tensor:
-    """The slab's weights as the kernels read them, one slot of an arena.
+    """The slab's weights as the kernels in use read them, one slot of an arena; ops refuse what others packed.
 
     slab [elements] float32 -> [packed bytes] uint8. Runs when a snapshot is loaded, never per call.
 

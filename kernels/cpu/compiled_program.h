@@ -26,8 +26,8 @@ class CompiledProgram {
   const std::vector<int64_t>& source() const { return source_; }
 
   // Fills one slot of an arena: `slab` [slab_elements] float -> `slot` [packed_bytes], 64-byte aligned. Runs when a
-  // snapshot is loaded, never per call.
-  void pack(std::span<const float> slab, std::byte* slot) const;
+  // snapshot is loaded, never per call. `weights16`: what the kernels that will read it take.
+  void pack(std::span<const float> slab, Weights16 weights16, std::byte* slot) const;
 
   struct Parts {
     Program program{};

@@ -82,9 +82,10 @@ bool agrees_with_portable(const Kernels& kernels) {
     std::vector<int64_t> values{1, precision, kInputs, 1, 1, 0, 1, kUnits, 0, kInputs * kUnits, -1};
     CompiledProgram program(values);
     AlignedMemory slot(program.program().packed_bytes);
-    program.pack(slab, slot.data());
     std::vector<float> out[2];
     for (int i = 0; i < 2; ++i) {
+      const Kernels& run = i == 0 ? portable_kernels() : kernels;
+      program.pack(slab, run.weights16, slot.data());
       out[i].resize(static_cast<size_t>(kRows * kUnits));
       Inputs in{};
       in.arena = slot.data();
@@ -93,7 +94,7 @@ bool agrees_with_portable(const Kernels& kernels) {
       in.dense = x.data();
       in.rows = kRows;
       in.out = out[i].data();
-      execute(program, i == 0 ? portable_kernels() : kernels, in, 0, kRows);
+      execute(program, run, in, 0, kRows);
     }
     for (size_t i = 0; i < out[0].size(); ++i) {
       if (!(std::fabs(out[0][i] - out[1][i]) <= 0.25F)) return false;  // values of about 3, rounded in three places

@@ -23,7 +23,7 @@ struct Scratch {
   Scratch(const Program& program, int64_t rows)
       : sums(0),
         quantised(rows * kPanel * 4),
-        buffers(quantised + (program.precision == Precision::kInt8
+        buffers(quantised + (P::kQuantisedBytes > 0
                                  ? align(rows * 4) + rows * ((program.max_k + 63) / 64 * 64) * P::kQuantisedBytes
                                  : 0)),
         total(buffers + rows * (sizeof(typename P::Act) == 4 ? program.float_bytes : program.half_bytes)) {}
@@ -175,7 +175,7 @@ Status run_rows(const Program& program, const Inputs& in, int64_t first, int64_t
     t.rows = cursor.rows();
     t.follows = cursor.tile > 0;
     // The first tile of another scenario than this thread computed last finds its weights in no cache near by.
-    t.stream = program.streams || (cursor.tile == 0 && t.slot != warm);
+    t.stream = program.packed_bytes > kNearBytes || (cursor.tile == 0 && t.slot != warm);
     warm = t.slot;
     if (ahead.next < t.first * slots) ahead.next = t.first * slots;
     ahead.pool_base = t.pool_base;
@@ -230,7 +230,7 @@ double multiply_tiles(int64_t repetitions, std::byte* memory) {
   std::byte* weights = memory + kRows * kPanel * 4;
   std::byte* quantised = weights + kDepth * kPanel * 4;
   auto* a = reinterpret_cast<typename P::Act*>(quantised + kRows * (kDepth * P::kQuantisedBytes + 4) + 64);
-  auto x = P::operand(a, kDepth, kRows, kDepth, quantised);
+  auto x = P::operand(a, kDepth, kRows, kDepth, 127.0F, quantised);
   for (int64_t i = 0; i < repetitions; ++i) P::panel(x, kRows, weights, kDepth, 2, sums, false);
   return 2.0 * kRows * kPanel * kDepth * static_cast<double>(repetitions);
 }
@@ -251,7 +251,7 @@ double peak(Precision precision, int64_t repetitions, std::byte* scratch) {
 }  // namespace
 
 const Kernels& SMT_KERNELS() {
-  static constexpr Kernels kKernels{SMT_KERNELS_NAME, scratch_bytes, run, peak, activation_bytes};
+  static constexpr Kernels kKernels{SMT_KERNELS_NAME, Bf16::kWeights16, scratch_bytes, run, peak, activation_bytes};
   return kKernels;
 }
 

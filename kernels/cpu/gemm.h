@@ -77,7 +77,7 @@ struct Fp32 {
     const float* a;
     int64_t lda;
   };
-  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
+  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, float, std::byte*) { return {a, lda}; }
   SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
                         [[maybe_unused]] bool stream) {
     for_row_blocks(rows, [&](int64_t first, int64_t count) {
@@ -91,13 +91,14 @@ struct Fp32 {
 #if defined(SMT_AMX)
 
 struct Bf16 {
+  static constexpr Weights16 kWeights16 = Weights16::kBf16;
   using Act = bf16;
   static constexpr int64_t kQuantisedBytes = 0;
   struct Operand {
     const bf16* a;
     int64_t lda;
   };
-  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
+  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, float, std::byte*) { return {a, lda}; }
   SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
                         [[maybe_unused]] bool stream) {
     amx_panel<AmxBf16>(reinterpret_cast<const std::byte*>(x.a), x.lda * 2, rows, weights, (k + 31) / 32, vectors, c);
@@ -154,13 +155,14 @@ struct Bf16Block {
 };
 
 struct Bf16 {
+  static constexpr Weights16 kWeights16 = Weights16::kBf16;
   using Act = bf16;
   static constexpr int64_t kQuantisedBytes = 0;
   struct Operand {
     const bf16* a;
     int64_t lda;
   };
-  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
+  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, float, std::byte*) { return {a, lda}; }
   SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
                         [[maybe_unused]] bool stream) {
     for_blocks(rows, (k + 1) / 2, vectors, weights, stream,
@@ -198,13 +200,14 @@ struct WidenedBlock {
 };
 
 struct Bf16 {
+  static constexpr Weights16 kWeights16 = Weights16::kBf16;
   using Act = float;
   static constexpr int64_t kQuantisedBytes = 0;
   struct Operand {
     const float* a;
     int64_t lda;
   };
-  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
+  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, float, std::byte*) { return {a, lda}; }
   SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
                         [[maybe_unused]] bool stream) {
     for_row_blocks(rows, [&](int64_t first, int64_t count) {
@@ -281,7 +284,7 @@ struct Int8 {
   };
 
   // Quantises each row by its own largest magnitude. `memory`: rows floats (rounded up to 64 bytes), then the bytes.
-  static __attribute__((noinline)) Operand operand(const Act* a, int64_t lda, int64_t rows, int64_t k,
+  static __attribute__((noinline)) Operand operand(const Act* a, int64_t lda, int64_t rows, int64_t k, float,
                                                    std::byte* memory) {
     float* scales = reinterpret_cast<float*>(memory);
     auto* bytes = reinterpret_cast<uint8_t*>(memory + (rows * 4 + 63) / 64 * 64);

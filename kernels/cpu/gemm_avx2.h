@@ -29,17 +29,13 @@ struct Sums {
 };
 
 template <int M, int S>
-SMT_INLINE Sums<M, S> begin_sums(const float* c, bool go_on) {
+SMT_INLINE Sums<M, S> begin_sums() {
   Sums<M, S> sums;
-  // A load by mask: a branch here would keep the sums in memory.
-  __m256i mask = _mm256_set1_epi32(go_on ? -1 : 0);
 #pragma GCC unroll 4
   for (int s = 0; s < S; ++s) {
 #pragma GCC unroll 6
     for (int m = 0; m < M; ++m) {
-      for (int h = 0; h < 2; ++h) {
-        sums.at[s][m][h] = s == 0 ? _mm256_maskload_ps(c + m * kPanel + h * 8, mask) : _mm256_setzero_ps();
-      }
+      for (int h = 0; h < 2; ++h) sums.at[s][m][h] = _mm256_setzero_ps();
     }
   }
   return sums;
@@ -62,7 +58,7 @@ template <int M, int S>
 struct Fp32Block {
   static __attribute__((noinline)) void run(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k,
                                             float* c) {
-    auto sums = begin_sums<M, S>(c, false);
+    auto sums = begin_sums<M, S>();
     for (int64_t i = 0; i < (k + S - 1) / S * S; i += S, a += S) {
 #pragma GCC unroll 4
       for (int s = 0; s < S; ++s, b += ldb) {
@@ -86,7 +82,7 @@ struct Fp32 {
     const float* a;
     int64_t lda;
   };
-  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
+  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, float, std::byte*) { return {a, lda}; }
   SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
                         [[maybe_unused]] bool stream) {
     for (int64_t n = 0; n < vectors; ++n) {
@@ -116,115 +112,48 @@ SMT_INLINE void for_lines(Lines lines, int64_t count, Stream stream, Line&& line
   }
 }
 
-// bf16 weights, widened as they are read, times float activations: to round these to bf16 would cost time, and gain
-// none.
+// Sums of M rows × 16 columns of 32-bit integers.
 template <int M, int S>
-struct Bf16Block {
-  static __attribute__((noinline)) void run(const float* a, int64_t lda, Lines lines, int64_t pairs, float* c,
-                                            bool go_on, Stream stream) {
-    auto sums = begin_sums<M, S>(c, go_on);
-    __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000U));
-    for_lines<S>(lines, pairs, stream, [&](const std::byte* b) {
-#pragma GCC unroll 4
-      for (int s = 0; s < S; ++s, a += 2) {
-        const auto* line = reinterpret_cast<const __m256i*>(b + s * 64);
-        __m256 low = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(line), 16));
-        __m256 high = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(line + 1), 16));
-#pragma GCC unroll 6
-        for (int m = 0; m < M; ++m) {
-          __m256 x = _mm256_broadcast_ss(a + m * lda);
-          sums.at[s][m][0] = _mm256_fmadd_ps(x, low, sums.at[s][m][0]);
-          sums.at[s][m][1] = _mm256_fmadd_ps(x, high, sums.at[s][m][1]);
-        }
-        low = _mm256_castsi256_ps(_mm256_and_si256(upper, _mm256_loadu_si256(line)));
-        high = _mm256_castsi256_ps(_mm256_and_si256(upper, _mm256_loadu_si256(line + 1)));
-#pragma GCC unroll 6
-        for (int m = 0; m < M; ++m) {
-          __m256 x = _mm256_broadcast_ss(a + m * lda + 1);
-          sums.at[s][m][0] = _mm256_fmadd_ps(x, low, sums.at[s][m][0]);
-          sums.at[s][m][1] = _mm256_fmadd_ps(x, high, sums.at[s][m][1]);
-        }
-      }
-    });
-    end_sums(sums, c);
-  }
-};
+struct IntegerSums {
+  __m256i at[S][M][2];
 
-struct Bf16 {
-  using Act = float;
-  static constexpr int64_t kQuantisedBytes = 0;
-  struct Operand {
-    const float* a;
-    int64_t lda;
-  };
-  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t, int64_t, std::byte*) { return {a, lda}; }
-  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
-                        bool stream) {
-    for (int64_t n = 0; n < vectors; ++n) {
-      for_blocks(rows, (k + 1) / 2, vectors, weights, stream && n == 0,
-                 [&](int64_t first, int64_t height, int64_t step, int64_t steps, bool go_on, Stream ahead) {
-                   Lines lines{weights + step * vectors * 64 + n * 1024, (vectors - 1) * 1024};
-                   with_height<Bf16Block>(height, rows >= kBlockRows, x.a + first * x.lda + 2 * step, x.lda, lines,
-                                          steps, c + first * kPanel + n * kLanes, go_on, ahead);
-                 });
-    }
-  }
-  SMT_INLINE v16f value(const Operand&, int64_t, const float* c, v16f, v16i) { return load(c); }
-};
-
-// int8 weights times 16-bit activations: vpmaddwd adds two products exactly. (vpmaddubsw multiplies bytes, but its sums
-// of two saturate; and as it needs a second instruction to widen them, it is no faster.) So activations may have more
-// than 8 bits, for nothing: as many as no sum of products overflows with.
-//
-// A line has four k of 16 columns, a 32-bit lane each: bytes 0 and 2 are taken with the activations 0 and 2, bytes 1
-// and 3 with 1 and 3. Activations are stored in that order.
-template <int M, int S>
-struct Int8Block {
-  static __attribute__((noinline)) void run(const int16_t* a, int64_t lda, Lines lines, int64_t quads, float* c,
-                                            bool go_on, Stream stream) {
-    __m256i sums[S][M][2];
+  SMT_INLINE IntegerSums begin(const float* c, bool go_on) {
+    IntegerSums sums;
+    // A load by mask: a branch here would keep the sums in memory.
     __m256i mask = _mm256_set1_epi32(go_on ? -1 : 0);
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s) {
 #pragma GCC unroll 6
       for (int m = 0; m < M; ++m) {
         for (int h = 0; h < 2; ++h) {
-          sums[s][m][h] = s == 0 ? _mm256_maskload_epi32(reinterpret_cast<const int*>(c + m * kPanel + h * 8), mask)
-                                 : _mm256_setzero_si256();
+          sums.at[s][m][h] = s == 0 ? _mm256_maskload_epi32(reinterpret_cast<const int*>(c + m * kPanel + h * 8), mask)
+                                    : _mm256_setzero_si256();
         }
       }
     }
-    for_lines<S>(lines, quads, stream, [&](const std::byte* b) {
-#pragma GCC unroll 4
-      for (int s = 0; s < S; ++s, a += 4) {
-        const auto* line = reinterpret_cast<const __m256i*>(b + s * 64);
-        __m256i low = _mm256_srai_epi16(_mm256_slli_epi16(_mm256_loadu_si256(line), 8), 8);
-        __m256i high = _mm256_srai_epi16(_mm256_slli_epi16(_mm256_loadu_si256(line + 1), 8), 8);
-#pragma GCC unroll 6
-        for (int m = 0; m < M; ++m) {
-          add_products(sums[s][m], a + m * lda, low, high);
-        }
-        low = _mm256_srai_epi16(_mm256_loadu_si256(line), 8);
-        high = _mm256_srai_epi16(_mm256_loadu_si256(line + 1), 8);
-#pragma GCC unroll 6
-        for (int m = 0; m < M; ++m) {
-          add_products(sums[s][m], a + m * lda + 2, low, high);
-        }
-      }
-    });
+    return sums;
+  }
+  SMT_INLINE void end(const IntegerSums& sums, float* c) {
 #pragma GCC unroll 6
     for (int m = 0; m < M; ++m) {
       for (int h = 0; h < 2; ++h) {
-        __m256i total = sums[0][m][h];
+        __m256i total = sums.at[0][m][h];
 #pragma GCC unroll 4
-        for (int s = 1; s < S; ++s) total = _mm256_add_epi32(total, sums[s][m][h]);
+        for (int s = 1; s < S; ++s) total = _mm256_add_epi32(total, sums.at[s][m][h]);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(c + m * kPanel + h * 8), total);
       }
     }
   }
-  // sums += a[0..1] · low, high. Left to itself, the compiler computes many products before it adds the first, and
-  // keeps them and the sums in memory.
-  SMT_INLINE void add_products(__m256i (&sums)[2], const int16_t* a, __m256i low, __m256i high) {
+  // Set s: the M rows' a[0..1], one every lda, times the columns' pairs of weights.
+  SMT_INLINE void add_products(IntegerSums& sums, int s, const int16_t* a, int64_t lda, __m256i low, __m256i high) {
+#pragma GCC unroll 6
+    for (int m = 0; m < M; ++m) add_row(sums.at[s][m], a + m * lda, low, high);
+  }
+
+ private:
+  // Left to itself, the compiler computes many products before it adds the first, and keeps them and the sums in
+  // memory.
+  SMT_INLINE void add_row(__m256i (&sums)[2], const int16_t* a, __m256i low, __m256i high) {
     using Pair [[gnu::may_alias]] = int32_t;
     __m256i first = sums[0], second = sums[1], x, product;
     asm("vpbroadcastd %[a], %[x]\n\t"
@@ -239,7 +168,56 @@ struct Int8Block {
   }
 };
 
-struct Int8 {
+// A line of a bf16 program's weights (Weights16::kIntegers): two k of 16 columns.
+template <int M, int S>
+struct Int16Block {
+  static __attribute__((noinline)) void run(const int16_t* a, int64_t lda, Lines lines, int64_t pairs, float* c,
+                                            bool go_on, Stream stream) {
+    using Sums = IntegerSums<M, S>;
+    Sums sums = Sums::begin(c, go_on);
+    for_lines<S>(lines, pairs, stream, [&](const std::byte* b) {
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s, a += 2) {
+        const auto* line = reinterpret_cast<const __m256i*>(b + s * 64);
+        Sums::add_products(sums, s, a, lda, _mm256_loadu_si256(line), _mm256_loadu_si256(line + 1));
+      }
+    });
+    Sums::end(sums, c);
+  }
+};
+
+// A line of int8 weights: four k of 16 columns, a 32-bit lane each: bytes 0 and 2 are taken with the activations 0 and
+// 2, bytes 1 and 3 with 1 and 3. Activations are stored in that order.
+template <int M, int S>
+struct Int8Block {
+  static __attribute__((noinline)) void run(const int16_t* a, int64_t lda, Lines lines, int64_t quads, float* c,
+                                            bool go_on, Stream stream) {
+    using Sums = IntegerSums<M, S>;
+    Sums sums = Sums::begin(c, go_on);
+    for_lines<S>(lines, quads, stream, [&](const std::byte* b) {
+#pragma GCC unroll 4
+      for (int s = 0; s < S; ++s, a += 4) {
+        const auto* line = reinterpret_cast<const __m256i*>(b + s * 64);
+        __m256i low = _mm256_srai_epi16(_mm256_slli_epi16(_mm256_loadu_si256(line), 8), 8);
+        __m256i high = _mm256_srai_epi16(_mm256_slli_epi16(_mm256_loadu_si256(line + 1), 8), 8);
+        Sums::add_products(sums, s, a, lda, low, high);
+        low = _mm256_srai_epi16(_mm256_loadu_si256(line), 8);
+        high = _mm256_srai_epi16(_mm256_loadu_si256(line + 1), 8);
+        Sums::add_products(sums, s, a + 2, lda, low, high);
+      }
+    });
+    Sums::end(sums, c);
+  }
+};
+
+// Products of 16-bit integers: vpmaddwd adds two of them exactly, and vpaddd their sums, also exactly. On Zen 3 the two
+// together do twice as many products a cycle as vfmadd. (vpmaddubsw multiplies bytes, but its sums of two saturate; and
+// as it needs a second instruction to widen them, it is little faster.)
+//
+// Activations are quantised row by row, by the row's largest magnitude, to as many levels as no sum of products
+// overflows with.
+template <int Unit, template <int, int> class Block>
+struct Integers {
   using Act = float;
   static constexpr int64_t kQuantisedBytes = 2;
   struct Operand {
@@ -248,14 +226,30 @@ struct Int8 {
     const float* scales;  // [rows]: what a step of the quantised activation is worth
   };
 
-  // Quantises each row by its own largest magnitude. `memory`: rows floats (rounded up to 64 bytes), then the values.
-  static __attribute__((noinline)) Operand operand(const Act* a, int64_t lda, int64_t rows, int64_t k,
-                                                   std::byte* memory) {
+  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
+                        bool stream) {
+    for (int64_t n = 0; n < vectors; ++n) {
+      for_blocks(rows, (k + Unit - 1) / Unit, vectors, weights, stream && n == 0,
+                 [&](int64_t first, int64_t height, int64_t step, int64_t steps, bool go_on, Stream ahead) {
+                   Lines lines{weights + step * vectors * 64 + n * 1024, (vectors - 1) * 1024};
+                   with_height<Block>(height, rows >= kBlockRows, x.a + first * x.lda + Unit * step, x.lda, lines,
+                                      steps, c + first * kPanel + n * kLanes, go_on, ahead);
+                 });
+    }
+  }
+  // Activations have no offset here, so the columns' shifts are not needed.
+  SMT_INLINE v16f value(const Operand& x, int64_t row, const float* c, v16f scale, v16i) {
+    return to_float(load(reinterpret_cast<const int32_t*>(c))) * (scale * x.scales[row]);
+  }
+
+ protected:
+  // `memory`: rows floats (rounded up to 64 bytes), then the values.
+  static __attribute__((noinline)) Operand quantise(const Act* a, int64_t lda, int64_t rows, int64_t k, float levels,
+                                                    std::byte* memory) {
     float* scales = reinterpret_cast<float*>(memory);
     auto* values = reinterpret_cast<int16_t*>(memory + (rows * 4 + 63) / 64 * 64);
     int64_t stride = (k + 63) / 64 * 64;
     int64_t k16 = (k + 15) / 16 * 16;  // columns from k on are zero
-    float levels = static_cast<float>(largest_activation(k));
     for (int64_t r = 0; r < rows; ++r) {
       const float* row = a + r * lda;
       v16f peak{};
@@ -268,36 +262,36 @@ struct Int8 {
       float inverse = magnitude > 0 ? levels / magnitude : 0.0F;
       for (int64_t i = 0; i < k16; i += 16) {
         v16f scaled = load(row + i) * inverse;
-        // Packed within 128-bit halves: 0-3 8-11, 4-7 12-15; put in order as 64-bit groups, each then as 0 2 1 3.
+        // Packed within 128-bit halves: 0-3 8-11, 4-7 12-15; put in order as 64-bit groups.
         __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(scaled.low), _mm256_cvtps_epi32(scaled.high));
         packed = _mm256_permute4x64_epi64(packed, 0xd8);
-        packed = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(packed, 0xd8), 0xd8);
+        // Each group as 0 2 1 3, see Int8Block.
+        if constexpr (Unit == 4) packed = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(packed, 0xd8), 0xd8);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + r * stride + i), packed);
       }
     }
     return {values, stride, scales};
   }
-  SMT_INLINE void panel(const Operand& x, int64_t rows, const std::byte* weights, int64_t k, int64_t vectors, float* c,
-                        bool stream) {
-    for (int64_t n = 0; n < vectors; ++n) {
-      for_blocks(rows, (k + 3) / 4, vectors, weights, stream && n == 0,
-                 [&](int64_t first, int64_t height, int64_t step, int64_t steps, bool go_on, Stream ahead) {
-                   Lines lines{weights + step * vectors * 64 + n * 1024, (vectors - 1) * 1024};
-                   with_height<Int8Block>(height, rows >= kBlockRows, x.a + first * x.lda + 4 * step, x.lda, lines,
-                                          steps, c + first * kPanel + n * kLanes, go_on, ahead);
-                 });
-    }
+};
+
+// A bf16 program: weights of 16 bits, and activations whose levels packing has found.
+struct Bf16 : Integers<2, Int16Block> {
+  static constexpr Weights16 kWeights16 = Weights16::kIntegers;
+  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t rows, int64_t k, float levels, std::byte* memory) {
+    return quantise(a, lda, rows, k, levels, memory);
   }
-  // Activations have no offset here, so the columns' shifts are not needed.
-  SMT_INLINE v16f value(const Operand& x, int64_t row, const float* c, v16f scale, v16i) {
-    return to_float(load(reinterpret_cast<const int32_t*>(c))) * (scale * x.scales[row]);
+};
+
+struct Int8 : Integers<4, Int8Block> {
+  SMT_INLINE Operand operand(const Act* a, int64_t lda, int64_t rows, int64_t k, float, std::byte* memory) {
+    return quantise(a, lda, rows, k, largest_activation(k), memory);
   }
 
  private:
   // The sum of k products with weights of at most 127 has 32 bits.
-  SMT_INLINE int64_t largest_activation(int64_t k) {
+  SMT_INLINE float largest_activation(int64_t k) {
     int64_t most = INT32_MAX / (127 * (k > 0 ? k : 1));
-    return most < 4095 ? most : 4095;
+    return static_cast<float>(most < 4095 ? most : 4095);
   }
 };
 

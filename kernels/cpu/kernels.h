@@ -16,6 +16,7 @@ enum class Status : int { kOk = 0, kIdOutside = 1 };
 // rest.
 struct Kernels {
   const char* name;
+  Weights16 weights16;  // what the kernels read in slots of bf16 programs
   // Bytes of memory that run() needs for tiles of `rows` rows (a multiple of 16).
   int64_t (*scratch_bytes)(const Program&, int64_t rows);
   // Computes rows [first, last) in tiles of at most `rows` rows. `scratch`: 64-byte aligned, of one thread.

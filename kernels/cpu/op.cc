@@ -11,6 +11,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -74,8 +75,17 @@ void check_tensor(const at::Tensor& tensor, const char* name, at::ScalarType typ
       tensor.device(), "; expected contiguous ", type, " with ", dimensions, " dimensions on the CPU");
 }
 
-Inputs basic_inputs(const Program& program, const at::Tensor& arena, const at::Tensor& block_slot,
-                    const at::Tensor& x) {
+// Whether a slot's weights are what the kernels read: read as something else they would be wrong in silence.
+bool packed_for(const Kernels& kernels, const Program& program, const at::Tensor& arena, int64_t slot) {
+  if (program.precision != Precision::kBf16) return true;
+  const auto* packed = static_cast<const std::byte*>(arena.const_data_ptr()) + slot * program.packed_bytes;
+  Weights16 found;
+  std::memcpy(&found, packed + program.packed_as, sizeof found);
+  return found == kernels.weights16;
+}
+
+Inputs basic_inputs(const Program& program, const Kernels& kernels, const at::Tensor& arena,
+                    const at::Tensor& block_slot, const at::Tensor& x) {
   check_tensor(arena, "arena", at::kByte, 2);
   check_tensor(block_slot, "block_slot", at::kInt, 1);
   check_tensor(x, "x", at::kFloat, 2);
@@ -90,6 +100,8 @@ Inputs basic_inputs(const Program& program, const at::Tensor& arena, const at::T
   for (int64_t i = 0; i < block_slot.size(0); ++i) {
     TORCH_CHECK_VALUE(slots[i] >= 0 && slots[i] < arena.size(0), "block_slot[", i, "]: found ", slots[i],
                       "; expected 0..", arena.size(0) - 1, ", the arena's slots");
+    TORCH_CHECK_VALUE(packed_for(kernels, program, arena, slots[i]), "arena: slot ", slots[i],
+                      " was packed for other kernels than '", kernels.name, "', which are in use; pack it again");
   }
   Inputs in{};
   in.arena = static_cast<const std::byte*>(arena.const_data_ptr());
@@ -100,10 +112,9 @@ Inputs basic_inputs(const Program& program, const at::Tensor& arena, const at::T
   return in;
 }
 
-at::Tensor run(const CompiledProgram& program, Inputs in) {
+at::Tensor run(const CompiledProgram& program, const Kernels& kernels, Inputs in) {
   at::Tensor out = at::empty({in.rows, program.program().outputs}, at::TensorOptions().dtype(at::kFloat));
   in.out = out.mutable_data_ptr<float>();
-  const Kernels& kernels = *chosen().load(std::memory_order_relaxed);
   // A part below eight rows would cost what eight cost, and a thread takes some 50 µs to wake.
   constexpr int64_t kWorthSharing = 40'000'000;
   bool worth = in.rows * program.program().row_flops >= kWorthSharing;
@@ -126,7 +137,8 @@ at::Tensor tile_program(const at::Tensor& arena, const at::Tensor& block_slot, c
                         c10::IntArrayRef values) {
   const CompiledProgram& program = compiled(values);
   TORCH_CHECK_VALUE(program.program().gather == nullptr, "program: gathers table rows; call smt::rank");
-  return run(program, basic_inputs(program.program(), arena, block_slot, x));
+  const Kernels& kernels = *chosen().load(std::memory_order_relaxed);
+  return run(program, kernels, basic_inputs(program.program(), kernels, arena, block_slot, x));
 }
 
 void check_bags(const at::Tensor& ids, const at::Tensor& offsets, const at::Tensor& bag_index) {
@@ -148,7 +160,8 @@ at::Tensor rank(const at::Tensor& arena, const at::Tensor& block_slot, const at:
   const CompiledProgram& program = compiled(values);
   TORCH_CHECK_VALUE(program.program().gather != nullptr, "program: gathers nothing; call smt::tile_program");
   const Step& gather = *program.program().gather;
-  Inputs in = basic_inputs(program.program(), arena, block_slot, dense);
+  const Kernels& kernels = *chosen().load(std::memory_order_relaxed);
+  Inputs in = basic_inputs(program.program(), kernels, arena, block_slot, dense);
   at::ScalarType type = gather.table == TableType::kFp32   ? at::kFloat
                         : gather.table == TableType::kFp16 ? at::kHalf
                                                            : at::kByte;
@@ -170,7 +183,7 @@ at::Tensor rank(const at::Tensor& arena, const at::Tensor& block_slot, const at:
   in.ids = ids.const_data_ptr<int64_t>();
   in.offsets = offsets.const_data_ptr<int64_t>();
   in.bag_index = bag_index.const_data_ptr<int64_t>();
-  return run(program, in);
+  return run(program, kernels, in);
 }
 
 at::Tensor pack(const at::Tensor& slab, c10::IntArrayRef values) {
@@ -180,7 +193,7 @@ at::Tensor pack(const at::Tensor& slab, c10::IntArrayRef values) {
                     " elements; the program reads ", program.program().slab_elements);
   at::Tensor slot = at::empty({program.program().packed_bytes}, at::TensorOptions().dtype(at::kByte));
   program.pack(std::span(slab.const_data_ptr<float>(), static_cast<size_t>(slab.numel())),
-               static_cast<std::byte*>(slot.mutable_data_ptr()));
+               chosen().load(std::memory_order_relaxed)->weights16, static_cast<std::byte*>(slot.mutable_data_ptr()));
   return slot;
 }
 

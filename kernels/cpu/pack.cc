@@ -2,8 +2,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "compiled_program.h"
 
@@ -71,7 +73,69 @@ void pack_panels(const Matrix& m, const float* source, std::byte* target, Conver
   }
 }
 
-void pack_matrix(const Matrix& m, const float* slab, std::byte* slot) {
+// Of the magnitudes of a row's weights.
+struct Magnitudes {
+  double sum = 0;
+  float largest = 0;
+};
+
+Magnitudes magnitudes_of(const float* weights, int64_t count) {
+  constexpr int64_t kParts = 8;  // that no sum waits for
+  double sums[kParts] = {};
+  float largest[kParts] = {};
+  auto add = [&](const float* part) {
+    for (int64_t i = 0; i < kParts; ++i) {
+      const float magnitude = std::fabs(part[i]);
+      sums[i] += magnitude;
+      largest[i] = std::max(largest[i], magnitude);
+    }
+  };
+  int64_t k = 0;
+  for (; k + kParts <= count; k += kParts) add(weights + k);
+  float rest[kParts] = {};
+  std::copy_n(weights + k, count - k, rest);
+  add(rest);
+  return {std::accumulate(sums, sums + kParts, 0.0), *std::max_element(largest, largest + kParts)};
+}
+
+// Weights as integers, and how large the activations may be that multiply them so that no sum of products exceeds 31
+// bits. Both get the same share of these bits: a column's sum of magnitudes, and not k times its largest, bounds it.
+void pack_integers(const Matrix& m, const float* slab, std::byte* slot) {
+  constexpr double kMostSum = 2147483647.0, kMost = 32767.0;
+  constexpr float kLeast = 0x1p-100F;  // a column of smaller weights is worth nothing, and its scale would be subnormal
+  std::vector<Magnitudes> columns(static_cast<size_t>(m.groups * m.n));
+  double most = 1;  // sum of magnitudes, in units of the largest
+  for (int64_t row = 0; row < m.groups * m.n; ++row) {
+    Magnitudes& column = columns[static_cast<size_t>(row)];
+    column = magnitudes_of(slab + m.weight_source + row * m.source_k, m.source_k);
+    if (column.largest >= kLeast) most = std::max(most, column.sum / column.largest);
+  }
+  const double levels = std::floor(std::min(kMost, std::sqrt(kMostSum / most)));
+  // A rounded weight is up to half a unit larger.
+  const double sum = levels * most * 1.0001 + 0.5 * static_cast<double>(m.source_k);
+  const auto activations = static_cast<float>(std::floor(std::min(kMost, kMostSum / sum)));
+  std::memcpy(slot + m.levels, &activations, sizeof activations);
+  for (int64_t g = 0; g < m.groups; ++g) {
+    auto* scales = reinterpret_cast<float*>(slot + m.scale) + g * m.n16;
+    std::vector<float> inverse(static_cast<size_t>(m.n));
+    for (int64_t n = 0; n < m.n; ++n) {
+      const float largest = columns[static_cast<size_t>(g * m.n + source_row(m, n))].largest;
+      if (largest < kLeast) continue;
+      scales[n] = largest / static_cast<float>(levels);
+      inverse[static_cast<size_t>(n)] = static_cast<float>(levels) / largest;
+    }
+    pack_panels<2, 32, int16_t>(m, slab + m.weight_source + g * m.n * m.source_k, slot + m.weight + g * m.group_bytes,
+                                [&](int64_t n, float weight) {
+                                  // 1.5 * 2^23: rounds; the low 16 bits are the integer.
+                                  const float rounded = weight * inverse[static_cast<size_t>(n)] + 12582912.0F;
+                                  uint32_t bits;
+                                  std::memcpy(&bits, &rounded, sizeof bits);
+                                  return static_cast<int16_t>(bits);
+                                });
+  }
+}
+
+void pack_matrix(const Matrix& m, const float* slab, Weights16 weights16, std::byte* slot) {
   for (int64_t g = 0; g < m.groups; ++g) {
     const float* source = slab + m.weight_source + g * m.n * m.source_k;
     std::byte* target = slot + m.weight + g * m.group_bytes;
@@ -79,9 +143,9 @@ void pack_matrix(const Matrix& m, const float* slab, std::byte* slot) {
     for (int64_t n = 0; m.bias_source >= 0 && n < m.n; ++n) bias[n] = slab[m.bias_source + g * m.n + source_row(m, n)];
     if (m.precision == Precision::kFp32) {
       pack_panels<1, 1, float>(m, source, target, [](int64_t, float weight) { return weight; });
-    } else if (m.precision == Precision::kBf16) {
+    } else if (m.precision == Precision::kBf16 && weights16 == Weights16::kBf16) {
       pack_panels<2, 32, uint16_t>(m, source, target, [](int64_t, float weight) { return to_bf16(weight); });
-    } else {
+    } else if (m.precision == Precision::kInt8) {
       auto* scales = reinterpret_cast<float*>(slot + m.scale) + g * m.n16;
       auto* shifts = reinterpret_cast<int32_t*>(slot + m.shift) + g * m.n16;
       for (int64_t n = 0; n < m.n; ++n) {
@@ -98,18 +162,20 @@ void pack_matrix(const Matrix& m, const float* slab, std::byte* slot) {
       });
     }
   }
+  if (m.precision == Precision::kBf16 && weights16 == Weights16::kIntegers) pack_integers(m, slab, slot);
 }
 
 }  // namespace
 
-void CompiledProgram::pack(std::span<const float> slab, std::byte* slot) const {
+void CompiledProgram::pack(std::span<const float> slab, Weights16 weights16, std::byte* slot) const {
   const Program& p = program();
   if (static_cast<int64_t>(slab.size()) < p.slab_elements) {
     throw std::invalid_argument("slab: " + std::to_string(slab.size()) + " elements; the program reads " +
                                 std::to_string(p.slab_elements));
   }
   std::memset(slot, 0, static_cast<size_t>(p.packed_bytes));
-  for (const Matrix& m : parts_.matrices) pack_matrix(m, slab.data(), slot);
+  std::memcpy(slot + p.packed_as, &weights16, sizeof weights16);
+  for (const Matrix& m : parts_.matrices) pack_matrix(m, slab.data(), weights16, slot);
   for (const Vector& v : parts_.vectors) {
     for (int64_t g = 0; g < v.groups; ++g) {
       std::memcpy(slot + v.offset + g * v.n16 * 4, slab.data() + v.source + g * v.n, static_cast<size_t>(v.n) * 4);

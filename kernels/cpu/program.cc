@@ -51,6 +51,7 @@ class Builder {
     width_ = program().inputs / groups_;
     current_ = program().input_buffer = buffer(groups_, width_);
     program().output_buffer = -1;
+    program().packed_as = place(4);
     bool ended = false;
     while (!in_.done()) {
       if (ended) in_.fail("step", "heads is the last step");
@@ -297,6 +298,8 @@ class Builder {
         break;
       case Precision::kBf16:
         m.group_bytes = m.n16 * round_up(m.k, 32) * 2;
+        m.scale = place(groups * m.n16 * 4);
+        m.levels = place(4);
         break;
       case Precision::kInt8:
         if (k > kMostInt8) in_.fail("units", "more inputs than int8 sums of 32 bits hold");

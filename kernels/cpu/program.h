@@ -18,6 +18,9 @@ inline constexpr int64_t kPanel = 32;
 inline constexpr int64_t kLanes = 16;
 
 enum class Precision : int64_t { kFp32 = 0, kBf16 = 1, kInt8 = 2 };
+// What the 16 bits of a bf16 program's weights hold. Without bf16 arithmetic, AVX2 multiplies 16-bit integers, which
+// goes nearly twice as fast as multiplying floats and rounds less than bf16 does (gemm_avx2.h).
+enum class Weights16 : int32_t { kBf16 = 0, kIntegers = 1 };
 enum class Activation : int64_t { kRelu = 0, kGelu = 1, kSilu = 2 };
 enum class Pooling : int64_t { kSum = 0, kMean = 1 };
 enum class TableType : int64_t { kFp32 = 0, kFp16 = 1, kInt8 = 2 };
@@ -38,7 +41,8 @@ enum class StepKind : int64_t {
 //   fp32: per k:      [columns/16][16] float (k rounded up to 4)
 //   bf16: per 32 k:   [columns/16][16 pairs of k][16 columns][2] bf16: an AMX tile, or 16 operands of vdpbf16ps
 //   int8: per 64 k:   [columns/16][16 quadruples of k][16 columns][4] int8: an AMX tile, or 16 operands of vpdpbusd
-// Padding is zero. All offsets are bytes from the start of the slot, multiples of 64.
+// Weights16::kIntegers lie as bf16 does. Padding is zero. All offsets are bytes from the start of the slot, multiples
+// of 64.
 struct Matrix {
   Precision precision;
   int64_t groups, n;
@@ -47,7 +51,9 @@ struct Matrix {
   bool twice;        // multiplies activations that are split in two: what bf16 holds of them, and the rest
   int64_t weight_source, bias_source;  // element offsets in the slab; bias_source -1: no bias
   int64_t weight, bias;                // packed; bias [groups, n16] float, zeros where there is none
-  int64_t scale, shift;                // int8: [groups, n16] float scale of a column, [groups, n16] int32 128 * its sum
+  int64_t scale;                       // int8, integers: [groups, n16] float scale of a column
+  int64_t shift;                       // int8: [groups, n16] int32, 128 * the sum of a column
+  int64_t levels;                      // integers: a float, the largest magnitude of the activations that multiply them
   int64_t n16;                         // n rounded up to 16
   int64_t split;        // column c of a group is row (c % split) * (n / split) + c / split of the source; 1: row c
   int64_t group_bytes;  // of weight
@@ -93,8 +99,8 @@ struct Step {
   TableType table;
   // kGather: `swap` keeps the columns of the row above. kExperts: `swap` is room for the mixture weights of a row, and
   // the gate's columns are [experts, tasks]. kCrossLowRank: layers in pairs (down without bias, up). The crosses:
-  // `swap` is x in float between layers, `operands` the same for the next matrix to multiply (kCrossFull alternates
-  // between two).
+  // `operands` is x for the next matrix to multiply (kCrossFull alternates between two), `swap` the same in float
+  // where operands are rounded.
   int64_t swap;
   int64_t operands[2];
   // kExperts and kHeads.
@@ -110,6 +116,7 @@ struct Step {
 
 struct Program {
   Precision precision;
+  int64_t packed_as;   // in a packed slot: int32 Weights16 of a bf16 program
   int64_t inputs;      // columns of the dense input
   int64_t outputs;     // columns of the result
   const Step* gather;  // the step, or null

@@ -62,7 +62,7 @@ struct Tile {
   bool follows;           // the row above `first` is of the same scenario, and was in the tile before
   int64_t capacity;       // rows the buffers are made for
   float* sums;            // [capacity, 32]: one panel of a product
-  std::byte* quantised;   // int8: activations of one matrix, with their scales
+  std::byte* quantised;   // activations of one matrix as integers, with their scales
   std::byte* buffers;
   Prefetcher* ahead;
   bool stream;  // weights come from beyond the second-level cache: fetch them ahead
@@ -142,11 +142,17 @@ SMT_INLINE void finish_panel(const Tile<P>& t, const typename P::Operand& x, con
   }
 }
 
-// What multiplies: made once for all matrices that read the same columns. a: [rows, lda], its columns from k to the
-// next multiple of 32 zero.
+// Depth of a product: of activations that are split in two, float has everything in the first part.
 template <class P>
-SMT_INLINE typename P::Operand operand(const Tile<P>& t, const typename P::Act* a, int64_t lda, int64_t k) {
-  return P::operand(a, lda, t.rows, k, t.quantised);
+SMT_INLINE int64_t depth(const Matrix& m) {
+  return m.twice && sizeof(typename P::Act) == sizeof(float) ? m.k / 2 : m.k;
+}
+
+// What multiplies: made once for all groups of a matrix that read the same columns. a: [rows, lda], its columns from k
+// to the next multiple of 32 zero.
+template <class P>
+SMT_INLINE typename P::Operand operand(const Tile<P>& t, const typename P::Act* a, int64_t lda, const Matrix& m) {
+  return P::operand(a, lda, t.rows, depth<P>(m), *t.weights(m.levels), t.quantised);
 }
 
 // Calls epilogue(row, column, Columns) for each row and panel of  a · Wᵀ + b,  one group of `m`. The epilogue may write
@@ -158,7 +164,7 @@ SMT_INLINE void linear(const Tile<P>& t, const typename P::Operand& x, const Mat
   int64_t panel_bytes = m.group_bytes / (m.n16 / kLanes) * 2;
   for (int64_t n = 0; n < m.n16; n += kPanel, weights += panel_bytes) {
     int64_t vectors = m.n16 - n >= kPanel ? 2 : 1;
-    P::panel(x, t.rows, weights, m.k, vectors, t.sums, t.stream);
+    P::panel(x, t.rows, weights, depth<P>(m), vectors, t.sums, t.stream);
     if (vectors == 2) {
       finish_panel<2>(t, x, m, group, n, epilogue);
     } else {

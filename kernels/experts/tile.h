@@ -78,10 +78,10 @@ void run_grouped_layers(const Tile<P>& t, const Step& step, int64_t in, bool sha
     for (int64_t l = 0; l < step.layer_count; ++l) {
       const Layer& layer = step.layers[l];
       bool same = l == 0 && shared;
-      auto x = operand(t, t.act(in), t.stride(in), layer.matrix.k);
+      auto x = operand(t, t.act(in), t.stride(in), layer.matrix);
       for (int64_t g = 0; g < layer.matrix.groups; ++g) {
         int64_t stride = t.stride(layer.out);
-        if (!same && g > 0) x = operand(t, t.act(in) + g * t.group_stride(in), t.stride(in), layer.matrix.k);
+        if (!same && g > 0) x = operand(t, t.act(in) + g * t.group_stride(in), t.stride(in), layer.matrix);
         with_elements(t, layer.out, [&](auto* elements) {
           auto* out = elements + g * t.group_stride(layer.out);
           linear<P>(t, x, layer.matrix, g, [&]<int V>(int64_t r, int64_t n, const Columns<V>& y) {
@@ -98,7 +98,7 @@ template <class P>
 void run_experts(const Tile<P>& t, const Step& step) {
   float* gates = t.floats(step.gate_buffer);
   int64_t stride = t.stride(step.gate_buffer);
-  linear<P>(t, operand(t, t.act(step.in), t.stride(step.in), step.gate.k), step.gate, 0,
+  linear<P>(t, operand(t, t.act(step.in), t.stride(step.in), step.gate), step.gate, 0,
             [&]<int V>(int64_t r, int64_t n, const Columns<V>& y) { y.write(y, gates + r * stride + n); });
   run_grouped_layers(t, step, step.in, true);
   int64_t last = step.layers[step.layer_count - 1].out;

@@ -36,7 +36,7 @@ void run_mlp(const Tile<P>& t, const Step& step) {
     for (int64_t l = 0; l < step.layer_count; ++l) {
       const Layer& layer = step.layers[l];
       int64_t stride = t.stride(layer.out);
-      auto x = operand(t, t.act(in), t.stride(in), layer.matrix.k);
+      auto x = operand(t, t.act(in), t.stride(in), layer.matrix);
       if (layer.gain.n > 0) {
         float* raw = t.floats(layer.raw);
         int64_t raw_stride = t.stride(layer.raw);

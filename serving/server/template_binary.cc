@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "compiled_program.h"
+#include "kernels.h"
 #include "names.h"
 #include "refusal.h"
 
@@ -104,7 +105,7 @@ std::shared_ptr<PoolRange> TemplateBinary::allocate_rows(int64_t rows) const {
 }
 
 void TemplateBinary::pack(std::span<const float> slab, WeightSlot& slot) const {
-  if (program_ != nullptr) return program_->pack(slab, slot.packed().data());
+  if (program_ != nullptr) return program_->pack(slab, cpu::kernels_of_environment().weights16, slot.packed().data());
   std::span<std::byte> bytes = slot.packed();
   if (slab.size_bytes() < bytes.size()) {
     throw std::invalid_argument("slab: found " + std::to_string(slab.size_bytes()) + " bytes; expected " +

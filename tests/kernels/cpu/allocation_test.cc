@@ -43,7 +43,8 @@ TEST(Allocation, NoneAfterTheFirstCall) {
     for (Precision precision : kPrecisions) {
       CompiledProgram deep(deep_program(precision, TableType::kFp16, 11));
       CompiledProgram dot(dot_program(precision, TableType::kInt8, 17, 2));
-      Call large(deep, 200, 3, 1), small(deep, 33, 2, 2), one(deep, 1, 1, 3), other(dot, 97, 2, 4);
+      Call large(deep, *kernels, 200, 3, 1), small(deep, *kernels, 33, 2, 2);
+      Call one(deep, *kernels, 1, 1, 3), other(dot, *kernels, 97, 2, 4);
       auto all = [&] {
         execute(deep, *kernels, large.inputs(), 0, large.rows());
         execute(dot, *kernels, other.inputs(), 0, other.rows());

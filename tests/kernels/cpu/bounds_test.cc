@@ -25,12 +25,12 @@ CompiledProgram with(std::vector<int64_t> values, Precision precision) {
 // All kernels and precisions give nearly the probabilities of portable fp32.
 void expect_agreement(const std::vector<int64_t>& values, int64_t rows, int64_t slots, int64_t shift) {
   CompiledProgram exact = with(values, Precision::kFp32);
-  std::vector<float> expected = run(exact, portable_kernels(), Call(exact, rows, slots, 7, shift));
+  std::vector<float> expected = run(exact, portable_kernels(), Call(exact, portable_kernels(), rows, slots, 7, shift));
   for (Precision precision : kPrecisions) {
     CompiledProgram program = with(values, precision);
     float tolerance = precision == Precision::kFp32 ? 1e-4F : precision == Precision::kBf16 ? 0.05F : 0.15F;
     for (const Kernels* kernels : all_kernels()) {
-      Call call(program, rows, slots, 7, shift);
+      Call call(program, *kernels, rows, slots, 7, shift);
       std::vector<float> found = run(program, *kernels, call);
       ASSERT_EQ(found.size(), expected.size());
       for (size_t i = 0; i < found.size(); ++i) {
@@ -72,7 +72,7 @@ TEST(Bounds, ActivationsAsOutput) {
       writer.mlp({units}, Activation::kRelu, false).cross_full(2);
       CompiledProgram program(writer.values());
       for (const Kernels* kernels : all_kernels()) {
-        Call call(program, 19, 2, 3, 1);
+        Call call(program, *kernels, 19, 2, 3, 1);
         std::vector<float> found = run(program, *kernels, call);
         ASSERT_EQ(found.size(), static_cast<size_t>(19 * units));
         for (float value : found) ASSERT_TRUE(std::isfinite(value)) << kernels->name;
@@ -85,7 +85,7 @@ TEST(Bounds, ActivationsAsOutput) {
 TEST(Bounds, PartsOfACall) {
   CompiledProgram program(deep_program(Precision::kFp32, TableType::kFp16, 11));
   for (const Kernels* kernels : all_kernels()) {
-    Call whole(program, 70, 3, 5), parts(program, 70, 3, 5);
+    Call whole(program, *kernels, 70, 3, 5), parts(program, *kernels, 70, 3, 5);
     std::vector<float> expected = run(program, *kernels, whole);
     int64_t first = 0;
     for (int64_t last : {0, 1, 9, 9, 30, 48, 69, 70}) {
@@ -104,7 +104,7 @@ TEST(Bounds, IdsOutsideThePoolAreRefused) {
     for (const Kernels* kernels : all_kernels()) {
       for (int64_t base : {int64_t{0}, int64_t{1}, Call::kPoolRows, Call::kPoolRows + 1, int64_t{-1}, kLeast, kMost}) {
         for (int64_t id : {int64_t{0}, Call::kPoolRows - 1, Call::kPoolRows, int64_t{-1}, kLeast, kMost}) {
-          Call call(program, 20, 1, 1);
+          Call call(program, *kernels, 20, 1, 1);
           const_cast<int64_t*>(call.inputs().pool_base)[0] = base;
           for (int64_t i = 0; i < call.inputs().offsets[21]; ++i) const_cast<int64_t*>(call.inputs().ids)[i] = id;
           bool inside = (base == 0 && id >= 0 && id < Call::kPoolRows) || (base == 1 && id == 0);

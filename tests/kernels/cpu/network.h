@@ -130,7 +130,8 @@ class Call {
  public:
   static constexpr int64_t kPoolRows = 6;
 
-  Call(const CompiledProgram& program, int64_t rows, int64_t slots, uint32_t seed, int64_t shift = 0)
+  Call(const CompiledProgram& program, const Kernels& kernels, int64_t rows, int64_t slots, uint32_t seed,
+       int64_t shift = 0)
       : arena_(slots * program.program().packed_bytes),
         block_slot_((rows + kRowBlock - 1) / kRowBlock, shift),
         dense_(rows * program.program().inputs, shift),
@@ -142,7 +143,7 @@ class Call {
     std::vector<float> slab(static_cast<size_t>(p.slab_elements));
     for (int64_t slot = 0; slot < slots; ++slot) {
       for (float& weight : slab) weight = random.value() * 0.2F;
-      program.pack(slab, arena_.data() + slot * p.packed_bytes);
+      program.pack(slab, kernels.weights16, arena_.data() + slot * p.packed_bytes);
     }
     for (int64_t i = 0; i < block_slot_.count(); ++i) block_slot_[i] = static_cast<int32_t>(random.below(slots));
     for (int64_t i = 0; i < dense_.count(); ++i) dense_[i] = random.value();

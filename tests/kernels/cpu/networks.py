@@ -310,10 +310,11 @@ class Batch:
     arenas: dict[str, Tensor] = field(default_factory=dict, compare=False)
 
     def arena(self, precision: cpu.Precision) -> Tensor:
-        if precision not in self.arenas:
+        key = f"{precision} for {cpu.current()}"  # each packs as its own kernels read
+        if key not in self.arenas:
             program = self.net.program(precision)
-            self.arenas[precision] = torch.stack([cpu.pack(slab, program) for slab in self.slabs])
-        return self.arenas[precision]
+            self.arenas[key] = torch.stack([cpu.pack(slab, program) for slab in self.slabs])
+        return self.arenas[key]
 
     def run(self, precision: cpu.Precision) -> Tensor:
         values = self.net.program(precision).values()

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 #include "network.h"
 
@@ -22,8 +23,9 @@ int64_t place(const Matrix& m, int64_t n, int64_t k, int64_t unit, int64_t depth
 }
 
 struct Packed {
-  explicit Packed(const std::vector<int64_t>& values, uint32_t seed = 1)
+  explicit Packed(const std::vector<int64_t>& values, Weights16 weights16 = Weights16::kBf16, uint32_t seed = 1)
       : program(values),
+        weights16(weights16),
         slab(static_cast<size_t>(program.program().slab_elements)),
         slot(program.program().packed_bytes) {
     Random random(seed);
@@ -32,7 +34,7 @@ struct Packed {
   }
   void pack() {
     std::memset(slot.data(), 0xee, static_cast<size_t>(slot.bytes()));
-    program.pack(slab, slot.data());
+    program.pack(slab, weights16, slot.data());
   }
   const Matrix& matrix() const { return program.program().steps[0].layers[0].matrix; }
   template <class T>
@@ -43,6 +45,7 @@ struct Packed {
   }
 
   CompiledProgram program;
+  Weights16 weights16;
   std::vector<float> slab;
   AlignedMemory slot;
 };
@@ -103,6 +106,51 @@ TEST(Pack, Bf16TiesGoToEven) {
   EXPECT_EQ(from_bf16(packed.at<uint16_t>(packed.matrix().weight, 1)), 1.0F + 4 * 0x1p-8F);
 }
 
+TEST(Pack, IntegersAreWithinHalfAStepAndLeaveRoomForSums) {
+  for (auto [k, n] : kShapes) {
+    Packed packed(one_layer(Precision::kBf16, k, n), Weights16::kIntegers);
+    const Matrix& m = packed.matrix();
+    auto levels = static_cast<int64_t>(packed.at<float>(m.levels, 0));
+    ASSERT_GE(levels, 1024);  // finer than the eight bits of bf16
+    for (int64_t i = 0; i < n; ++i) {
+      auto scale = packed.at<float>(m.scale, i);
+      int64_t sum = 0;
+      for (int64_t j = 0; j < k; ++j) {
+        auto q = packed.at<int16_t>(m.weight, place(m, i, j, 2, 32));
+        float weight = packed.slab[static_cast<size_t>(i * k + j)];
+        ASSERT_LE(std::fabs(static_cast<float>(q) * scale - weight), scale * 0.51F);
+        sum += std::abs(q);
+      }
+      ASSERT_LE(sum * levels, std::numeric_limits<int32_t>::max());
+    }
+  }
+}
+
+TEST(Pack, IntegersOfAZeroColumnAndOfExtremes) {
+  Packed packed(one_layer(Precision::kBf16, 2, 3), Weights16::kIntegers);
+  constexpr float kMost = std::numeric_limits<float>::max(), kLeast = std::numeric_limits<float>::denorm_min();
+  packed.slab = {0, 0, kMost, -kMost, kLeast, -kLeast, 0, 0, 0};
+  packed.pack();
+  const Matrix& m = packed.matrix();
+  auto levels = static_cast<int64_t>(packed.at<float>(m.levels, 0));
+  int16_t high = packed.at<int16_t>(m.weight, place(m, 1, 0, 2, 32));
+  EXPECT_EQ(packed.at<int16_t>(m.weight, place(m, 1, 1, 2, 32)), -high);
+  EXPECT_GT(high, 1024);
+  EXPECT_LE(2 * high * levels, std::numeric_limits<int32_t>::max());
+  EXPECT_FLOAT_EQ(packed.at<float>(m.scale, 1), kMost / high);
+  for (int64_t i : {0, 2}) {
+    EXPECT_EQ(packed.at<float>(m.scale, i), 0.0F);
+    for (int64_t j = 0; j < 2; ++j) EXPECT_EQ(packed.at<int16_t>(m.weight, place(m, i, j, 2, 32)), 0);
+  }
+}
+
+TEST(Pack, SaysWhatItsWeightsAre) {
+  for (Weights16 weights16 : {Weights16::kBf16, Weights16::kIntegers}) {
+    Packed packed(one_layer(Precision::kBf16, 2, 3), weights16);
+    EXPECT_EQ(packed.at<Weights16>(packed.program.program().packed_as, 0), weights16);
+  }
+}
+
 TEST(Pack, Int8IsWithinHalfAStep) {
   for (auto [k, n] : kShapes) {
     Packed packed(one_layer(Precision::kInt8, k, n));
@@ -126,12 +174,15 @@ TEST(Pack, Int8IsWithinHalfAStep) {
 
 // All bytes that hold no weight are zero: products run over them.
 TEST(Pack, PaddingIsZero) {
-  for (Precision precision : kPrecisions) {
+  for (auto [precision, weights16] : {std::pair{Precision::kFp32, Weights16::kBf16},
+                                      {Precision::kBf16, Weights16::kBf16},
+                                      {Precision::kBf16, Weights16::kIntegers},
+                                      {Precision::kInt8, Weights16::kBf16}}) {
     int64_t unit = precision == Precision::kFp32 ? 1 : precision == Precision::kBf16 ? 2 : 4;
     int64_t depth = precision == Precision::kFp32 ? 1 : precision == Precision::kBf16 ? 32 : 64;
     int64_t bytes = 4 / unit;
     for (auto [k, n] : kShapes) {
-      Packed packed(one_layer(precision, k, n));
+      Packed packed(one_layer(precision, k, n), weights16);
       const Matrix& m = packed.matrix();
       std::vector<bool> used(static_cast<size_t>(packed.slot.bytes()));
       auto use = [&](int64_t offset, int64_t count) {
@@ -147,6 +198,13 @@ TEST(Pack, PaddingIsZero) {
       if (precision == Precision::kInt8) {
         use(m.scale, n * 4);
         use(m.shift, n * 4);
+      }
+      if (weights16 == Weights16::kIntegers) {
+        use(packed.program.program().packed_as, 4);
+        if (precision == Precision::kBf16) {
+          use(m.scale, n * 4);
+          use(m.levels, 4);
+        }
       }
       for (size_t i = 0; i < used.size(); ++i) {
         ASSERT_TRUE(used[i] || packed.slot.data()[i] == std::byte{0}) << i;
@@ -184,7 +242,9 @@ TEST(Pack, StaysInsideItsBuffers) {
     Exact<float> slab(program.program().slab_elements, 1);
     for (int64_t i = 0; i < slab.count(); ++i) slab[i] = 0.5F;
     AlignedMemory slot(program.program().packed_bytes);
-    program.pack({slab.data(), static_cast<size_t>(slab.count())}, slot.data());
+    for (Weights16 weights16 : {Weights16::kBf16, Weights16::kIntegers}) {
+      program.pack({slab.data(), static_cast<size_t>(slab.count())}, weights16, slot.data());
+    }
   }
 }
 

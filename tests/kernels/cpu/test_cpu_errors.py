@@ -193,6 +193,24 @@ def test_pack_refuses() -> None:
         cpu.pack(torch.zeros(2 * net.elements)[::2], program)
 
 
+@pytest.mark.skipif("avx2" not in cpu.available(), reason="this CPU has no AVX2, whose packed weights are others")
+def test_weights_packed_for_other_kernels() -> None:
+    """Every slot that rows name is looked at, and no other."""
+    batch = lookup()
+    values = batch.net.program("bf16").values()
+    kernels = ("avx2", "portable")
+    arenas = []
+    for name in kernels:
+        with using(name):
+            arenas.append(batch.arena("bf16"))
+    for name, mine, other in zip(kernels, arenas, reversed(arenas), strict=True):
+        arena = torch.stack([mine[0], other[1]])
+        with using(name):
+            assert call(batch, arena=arena, block_slot=cpu.block_slots(20, 0), program=values).isfinite().all()
+            with pytest.raises(ValueError, match=rf"arena: slot 1 was packed for other kernels than '{name}'"):
+                call(batch, arena=arena, block_slot=torch.tensor([0, 1], dtype=torch.int32), program=values)
+
+
 def test_kernels_that_cannot_run_here() -> None:
     before = cpu.current()
     with pytest.raises(ValueError, match=r"kernels 'neon' are not known; there are: amx, avx512_bf16, .*portable"):

@@ -24,7 +24,7 @@ TEST(Threads, ShareProgramsAndArenas) {
     for (Precision precision : kPrecisions) {
       CompiledProgram deep(deep_program(precision, TableType::kFp16, 11));
       CompiledProgram dot(dot_program(precision, TableType::kInt8, 17, 2));
-      Call deep_call(deep, 60, 3, 1), dot_call(dot, 35, 2, 2);
+      Call deep_call(deep, *kernels, 60, 3, 1), dot_call(dot, *kernels, 35, 2, 2);
       execute(deep, *kernels, deep_call.inputs(), 0, 60);
       execute(dot, *kernels, dot_call.inputs(), 0, 35);
       std::vector<float> deep_expected = deep_call.result(), dot_expected = dot_call.result();
@@ -117,7 +117,7 @@ TEST(SplitRows, AllPartsFail) {
 TEST(SplitRows, ExecutesParts) {
   CompiledProgram program(deep_program(Precision::kBf16, TableType::kFp32, 11));
   const Kernels& kernels = choose_kernels("");
-  Call alone(program, 100, 2, 1), split(program, 100, 2, 1);
+  Call alone(program, kernels, 100, 2, 1), split(program, kernels, 100, 2, 1);
   execute(program, kernels, alone.inputs(), 0, 100);
   split_rows(100, 3, [&](int64_t first, int64_t last) { execute(program, kernels, split.inputs(), first, last); });
   std::vector<float> expected = alone.result(), found = split.result();

@@ -176,7 +176,7 @@ TEST(BinaryManifest, InputsMustBeTheOnesThatTheServerPasses) {
       {"/inputs/0/dtype", "float32", "field 'inputs[0].dtype': found the string 'float32'; expected 'uint8'"},
       {"/inputs/1/dtype", "int64", "field 'inputs[1].dtype': found the string 'int64'; expected 'int32'"},
       {"/inputs/5/dtype", "int32", "field 'inputs[5].dtype': found the string 'int32'; expected 'int64'"},
-      {"/inputs/0/shape", Json::array({"slots", 9}), "field 'inputs[0].shape[1]': found 9; expected 1280"},
+      {"/inputs/0/shape", Json::array({"slots", 9}), "field 'inputs[0].shape[1]': found 9; expected 1472"},
       {"/inputs/2/shape", Json::array({10, 2}), "field 'inputs[2].shape[0]': found 10; expected the name of a dynamic"},
       {"/inputs/4/shape", Json::array({"rows", 4}), "field 'inputs[4].shape[1]': found 4; expected 3"},
       {"/inputs/7/shape", Json::array({"rows"}), "field 'inputs[7].shape': found an array of 1; expected 2 dimensions"},

@@ -58,8 +58,11 @@ inline constexpr int64_t kTableRows = 5;
 // bf16, 3 dense inputs -> mlp of 2 units -> 2 slots of dim 2 gathered -> 2 heads; reads elements 0..21 of the slab. See
 // kernels/cpu/program.py.
 inline const std::vector<int64_t> kProgram{1, 1, 3, 1, 1, 0, 1, 2, 0, 6, -1, 2, 2, 2, 0, 0, 0, 7, 0, 2, 1, 1, 0, 8, 20};
-// The mlp's weights (a panel of 16 columns, one block of 32 k) and biases, the heads' weights and biases.
-inline constexpr int64_t kPackedMlpBias = 1024;
+// What the slot is packed as; the mlp's scales, levels, weights (a panel of 16 columns, one block of 32 k) and biases;
+// the heads' weights and biases.
+inline constexpr int64_t kPackedMlpScale = 64;
+inline constexpr int64_t kPackedMlp = kPackedMlpScale + 128;
+inline constexpr int64_t kPackedMlpBias = kPackedMlp + 1024;
 inline constexpr int64_t kPackedHeads = kPackedMlpBias + 64;
 inline constexpr int64_t kPackedHeadBias = kPackedHeads + 128;
 inline constexpr int64_t kPacked = kPackedHeadBias + 64;

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "fake_snapshot.h"
+#include "kernels.h"
 #include "refused_by.h"
 #include "registry_builder.h"
 
@@ -85,13 +86,19 @@ TEST_F(SnapshotLoaderTest, PacksTheDenseWeights) {
   std::span<const std::byte> packed = snapshot->weights.packed();
   ASSERT_EQ(packed.size(), static_cast<size_t>(kPacked));
   EXPECT_EQ(reinterpret_cast<uintptr_t>(packed.data()) % 64, 0U);
-  const auto* mlp = reinterpret_cast<const uint16_t*>(packed.data());  // [16 pairs of k][16 columns][2] bf16
+  // [16 pairs of k][16 columns][2] bf16, or integers that a scale of the column makes floats.
+  const bool integers = cpu::kernels_of_environment().weights16 == cpu::Weights16::kIntegers;
+  const auto* mlp = reinterpret_cast<const uint16_t*>(packed.data() + kPackedMlp);
   for (size_t n = 0; n < 16; ++n) {
     for (size_t k = 0; k < 32; ++k) {
-      uint32_t bits = uint32_t{mlp[(k / 2 * 16 + n) * 2 + k % 2]} << 16;
+      const uint16_t half = mlp[(k / 2 * 16 + n) * 2 + k % 2];
+      const uint32_t bits = uint32_t{half} << 16;
       float weight = 0;
       std::memcpy(&weight, &bits, sizeof weight);
-      EXPECT_EQ(weight, n < 2 && k < 3 ? slab[n * 3 + k] : 0.0F) << n << " " << k;
+      if (integers) {
+        weight = static_cast<int16_t>(half) * packed_float(packed, kPackedMlpScale + static_cast<int64_t>(4 * n));
+      }
+      EXPECT_NEAR(weight, n < 2 && k < 3 ? slab[n * 3 + k] : 0.0F, integers ? 1e-3 : 0.0) << n << " " << k;
     }
   }
   auto expect_floats = [&](int64_t at, size_t first, size_t count) {
@@ -234,7 +241,7 @@ TEST_F(SnapshotLoaderTest, RefusesProgramsThatAreNotTheManifests) {
       {"program", ungathered, "field 'program': found no gather of table rows; expected one"},
       {"program", half_table, "field 'program': found a gather of another table type; expected float32"},
       {"precision", "fp32", "field 'precision': found 'fp32'; expected 'bf16', the program's"},
-      {"packed_bytes", kPacked + 64, "field 'packed_bytes': found 1344; expected 1280, the program's"},
+      {"packed_bytes", kPacked + 64, "field 'packed_bytes': found 1536; expected 1472, the program's"},
       {"slab_elements", 21, "field 'slab_elements': found 21; expected at least 22, which the program reads"},
       {"dense_slots", 4, "field 'dense_slots': found 4; expected 3, the program's"},
       {"categorical_slots", 3, "field 'categorical_slots': found 3; expected 2, the program's"},
