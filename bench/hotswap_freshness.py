@@ -3,9 +3,11 @@
 A client asks all the time; the clock runs from before the publication is begun, so that writing it (with its checksums
 and fsync) counts, and again from when it returned. Whole versions of 100 MB, and deltas of 1 % of the rows of a table
 of 10 million. Memory: before each publication the kernel's peak of the server's resident memory (VmHWM) is reset, and
-read when the new version answers; so nothing falls between two samples.
+read when the new version answers; so nothing falls between two samples. What the kernel may have miscounted is taken
+off: see COUNTER_BYTES.
 """
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,6 +35,9 @@ _CHAIN = 8
 _KEPT = 2  # versions of a scenario that the server has in memory: the one that it serves and the one before
 _SETTLED_SECONDS = 30.0
 _MIB = 2**20
+# What the kernel's count of a process's resident memory may be off by: since Linux 6.2 each core keeps up to so many
+# pages to itself (percpu_counter_batch). The most of 200 publications is bound to have much of it in.
+COUNTER_BYTES = max(32, 2 * (os.cpu_count() or 1)) * (os.cpu_count() or 1) * os.sysconf("SC_PAGESIZE")
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Publication:
 
     @property
     def grown(self) -> int:
-        return self.peak - self.resident
+        """Bytes, of which COUNTER_BYTES are taken off."""
+        return self.peak - self.resident - COUNTER_BYTES
 
     @property
     def seconds(self) -> float:
@@ -170,7 +176,9 @@ def measure_part(result: Result, quick: bool, cache: Path) -> None:
     share = max(one.measured.share for one in changed)
     add("freshness.bytes", "bytes that such a delta writes over those of the whole version", share, "<=", 0.012)
     grown = max(one.grown / one.measured.written for one in whole)
-    add("freshness.memory", "growth of memory at most while swapping over the new version's size", grown, "<=", 1.0)
+    off = f", less the {COUNTER_BYTES / _MIB:.2f} MiB that the kernel's count may be off by"
+    what = "growth of memory at most while swapping over the new version's size"
+    add("freshness.memory", what + off, grown, "<=", 1.0)
     grown = max(one.grown / (one.measured.written + bookkeeping) for one in changed)
     what = "growth of memory at most while a delta is taken over its size and bookkeeping"
-    add("freshness.memory_delta", what, grown, "<=", 1.0)
+    add("freshness.memory_delta", what + off, grown, "<=", 1.0)
