@@ -129,7 +129,8 @@ def compile_template(
     say = progress or (lambda step: None)
     unfused = tuple(without_tile_program(template))
     chosen = _precision(template, precision, unfused)
-    present, fault = _present(registry, template, target, chosen)
+    program = None if unfused else tile_program(template, chosen)
+    present, fault = _present(registry, template, target, chosen, _packed_bytes(template, program))
     if present is not None and not fault and not force:
         return BinaryInfo(present, False, time.monotonic() - started, unfused=unfused)
     function = serving_function(template).eval()
@@ -137,7 +138,6 @@ def compile_template(
         package, graph = Path(scratch) / BINARY_FILE, Path(scratch) / ONNX_FILE
         say("export")
         reference = export_serving_function(template, function)
-        program = None if unfused else tile_program(template, chosen)
         exported = reference if program is None else export_fused_function(template, program)
         say("compile")
         compile_package(exported, package, _PLAIN if program else INDUCTOR_CONFIGS)
@@ -275,8 +275,12 @@ def example_slab(template: Template, seed: int = 0) -> Tensor:
     return slab
 
 
+def _packed_bytes(template: Template, program: TileProgram | None) -> int:
+    return slab_layout(template).bytes if program is None else cpu.packed_bytes(program)
+
+
 def _present(
-    registry: Registry, template: Template, target: str, precision: Precision
+    registry: Registry, template: Template, target: str, precision: Precision, packed_bytes: int
 ) -> tuple[BinaryManifest | None, str]:
     """The binary that the registry has, and what is wrong with it (empty: nothing)."""
     try:
@@ -294,6 +298,8 @@ def _present(
         return manifest, (
             f"it was made with {found}; here is torch {torch.__version__}, {KERNEL_VERSION}, {cpu.FORMAT}"
         )
+    if manifest.packed_bytes != packed_bytes:
+        return manifest, f"its packed weights have {manifest.packed_bytes} bytes; the kernels here need {packed_bytes}"
     return manifest, ""
 
 
@@ -324,7 +330,7 @@ def _write_onnx(program: ExportedProgram, path: Path) -> None:
 
 def _draft(template: Template, program: TileProgram | None, target: str) -> dict[str, Any]:
     layout = slab_layout(template)
-    packed_bytes = layout.bytes if program is None else cpu.packed_bytes(program)
+    packed_bytes = _packed_bytes(template, program)
     return {
         "template": {"name": template.name, "version": template.version},
         "abi_hash": abi_hash(template),

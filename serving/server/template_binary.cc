@@ -46,7 +46,10 @@ void check_sizes(const cpu::Program& program, const BinaryManifest& manifest, co
   expect("categorical_slots", manifest.categorical_slots, program.gather->slots);
   expect("dim", manifest.dim, program.gather->dim);
   expect("tasks", manifest.tasks, program.outputs);
-  expect("packed_bytes", manifest.packed_bytes, program.packed_bytes);
+  if (manifest.packed_bytes != program.packed_bytes) {
+    refuse(shown, "packed_bytes", std::to_string(manifest.packed_bytes),
+           std::to_string(program.packed_bytes) + ", the program's with the kernels of this server (compile it again)");
+  }
   if (manifest.slab_elements < program.slab_elements) {
     refuse(shown, "slab_elements", std::to_string(manifest.slab_elements),
            "at least " + std::to_string(program.slab_elements) + ", which the program reads");

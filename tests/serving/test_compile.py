@@ -231,7 +231,7 @@ def test_compiled_once(compiled: Compiled, template: Template, monkeypatch: pyte
         compile_template(template, Registry(folder), force=True)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "torch", "kernel ABI"])
+@pytest.mark.parametrize("damage", ["truncated", "torch", "kernel ABI", "packed weights"])
 def test_a_binary_that_cannot_be_used_is_compiled_again(
     compiled: Compiled, template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
@@ -248,13 +248,14 @@ def test_a_binary_that_cannot_be_used_is_compiled_again(
         manifest.write_text(manifest.read_text().replace(f'"torch": "{torch.__version__}"', '"torch": "1.0.0"'))
         manifest.write_text(manifest.read_text().replace(f'"torch":"{torch.__version__}"', '"torch":"1.0.0"'))
     else:
-        written = json.loads(manifest.read_text())
-        manifest.write_text(json.dumps(written | {"kernel_abi": 7}))
+        change = {"kernel ABI": {"kernel_abi": 7}, "packed weights": {"packed_bytes": 64}}[damage]
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
     monkeypatch.setattr(compile_module, "compile_package", lambda program, path, configs: path.write_bytes(original))
     monkeypatch.setattr(compile_module, "_write_onnx", lambda program, path: path.write_bytes(graph))
     again = compile_template(template, Registry(tmp_path))
     assert again.compiled
     reason = {"truncated": "1000 bytes; the manifest says", "torch": "torch 1.0.0", "kernel ABI": "kernel ABI 7"}
+    reason["packed weights"] = "packed weights have 64 bytes"
     assert reason[damage] in again.replaced
     Registry(tmp_path).verify_binary(again.manifest)
     assert package.read_bytes() == original
