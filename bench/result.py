@@ -22,10 +22,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def commit() -> str:
-    """Hash of the checkout, with `-dirty` when tracked files differ from it; `unknown` outside git."""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    done = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+    """Hash of the checkout, with `-dirty` when tracked files but result files differ from it; `unknown` outside git."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    head = git("rev-parse", "HEAD")
+    if head.returncode != 0:
+        return "unknown"
+    clean = git("diff", "--quiet", "HEAD", "--", ".", ":!bench/results").returncode == 0
+    return head.stdout.strip() + ("" if clean else "-dirty")
 
 
 def device() -> dict[str, Any]:
