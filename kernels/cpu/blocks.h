@@ -9,7 +9,7 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int kBlockRows = 12;  // 12 rows × 2 vectors of accumulators, 2 of weights: 26 of 32 registers
 #elif defined(__AVX2__)
-constexpr int kBlockRows = 6;                     // × 16 columns: 12 of 16 registers of 8 floats
+constexpr int kBlockRows = 6;  // × 16 columns: 12 of 16 registers of 8 floats
 #else
 constexpr int kBlockRows = 1;
 #endif
@@ -20,7 +20,7 @@ constexpr int kBlockRows = 1;
 #if defined(__AVX2__) && !defined(__AVX512F__)
 constexpr int64_t kNearBytes = int64_t{512} << 10;
 #else
-constexpr int64_t kNearBytes = int64_t{4} << 20;  // Program::streams
+constexpr int64_t kNearBytes = kStreamedBytes;
 #endif
 
 // Row blocks of nearly equal height, at most `kBlockRows`: 16 rows are 8 + 8 and not 12 + 4, whose second block would

@@ -350,7 +350,7 @@ class Builder {
       p.float_bytes += b.stride * 4;
       p.half_bytes += b.stride * (b.is_float ? 4 : 2);
     }
-    p.streams = p.packed_bytes > (int64_t{4} << 20);
+    p.streams = p.packed_bytes > kStreamedBytes;
     p.buffers = out_.buffers.data();
     p.buffer_count = static_cast<int64_t>(out_.buffers.size());
     p.steps = out_.steps.data();

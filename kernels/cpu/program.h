@@ -17,6 +17,9 @@ inline constexpr int64_t kRowBlock = 16;
 inline constexpr int64_t kPanel = 32;
 inline constexpr int64_t kLanes = 16;
 
+// Packed weights of more bytes exceed the larger second-level caches by far: see Program::streams.
+inline constexpr int64_t kStreamedBytes = int64_t{4} << 20;
+
 enum class Precision : int64_t { kFp32 = 0, kBf16 = 1, kInt8 = 2 };
 // What the 16 bits of a bf16 program's weights hold. Without bf16 arithmetic, AVX2 multiplies 16-bit integers, which
 // goes nearly twice as fast as multiplying floats and rounds less than bf16 does (gemm_avx2.h).
