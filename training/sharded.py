@@ -39,6 +39,8 @@ SERIAL_BYTES = 16 << 20
 # fbgemm does not fuse on CPUs tables are not sharded: each process has a replica, made of torch's own modules, since
 # fbgemm gives no dense gradients on CPUs.
 CONSTRAINTS = ParameterConstraints(sharding_types=["table_wise", "row_wise", "column_wise"])
+# One process holds whole tables: as kinds of one, they are looked up and updated together, in one call.
+ALONE = ParameterConstraints(sharding_types=["table_wise"])
 
 # (embeddings [B, L, dim] in the order of the spec's lookups, the batch's ids) -> embeddings
 Transform = Callable[[Tensor, KeyedJaggedTensor], Tensor]
@@ -201,7 +203,7 @@ class ShardedModel:
         with _quiet():
             planner = EmbeddingShardingPlanner(
                 topology=Topology(world_size=world, compute_device=device.type),
-                constraints=dict.fromkeys(names, CONSTRAINTS),
+                constraints=dict.fromkeys(names, CONSTRAINTS if world > 1 else ALONE),
             )
             sharders: list[Any] = [sharder] if self._fused else []
             plan = planner.collective_plan(model, sharders, dist.GroupMember.WORLD)

@@ -25,6 +25,7 @@ from smt.training.display import Display
 from smt.training.features import FeatureSpec
 from smt.training.fit import Fitted, fit
 from smt.training.hooks import Hooks, Run
+from smt.training.memory import keep_freed_memory
 from smt.training.metrics import TaskMetrics, evaluate, mean_ne
 from smt.training.model import slab_layout
 from smt.training.optimizer import dense_optimizer, lr_share
@@ -94,6 +95,7 @@ def train(
             f"template {scenario.template.name} has the techniques {named}: weights are published while training goes "
             "on only without any; take them out, or `smt publish` the run when it has ended"
         )
+    keep_freed_memory()
     with process_group() as device, Display(progress and dist.get_rank() == 0) as display:
         training = _Training(scenario, RunPaths(Path(run_dir)), device, display)
         training.checkpoint_seconds = checkpoint_seconds

@@ -32,4 +32,4 @@ def heads(
     act = ACTIVATIONS[activation]
     for weight, bias in zip(weights, biases, strict=True):
         x = act(torch.einsum("btk,tnk->btn", x, weight) + bias)
-    return (x * out_weight).sum(dim=-1) + out_bias
+    return torch.einsum("btk,tk->bt", x, out_weight) + out_bias

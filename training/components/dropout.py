@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-_STEPS = 1 << 16
+from smt.kernels.dropout import STEPS, dropout, relu_dropout_
 
 
 class Dropout(nn.Module):
@@ -17,14 +17,20 @@ class Dropout(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self._dropped = round(p * _STEPS)
+        self._dropped = round(p * STEPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """[...] -> [...]."""
-        if not self.training or not self._dropped:
-            return x
+        return dropout(x, self._bits(x), self._dropped) if self._acts else x
+
+    def of_relu_(self, x: Tensor) -> Tensor:
+        """[...] -> [...]: `forward(relu(x))`, in one pass that may overwrite x, a tensor that nothing else reads."""
+        return relu_dropout_(x, self._bits(x), self._dropped) if self._acts else torch.relu(x)
+
+    @property
+    def _acts(self) -> bool:
+        return self.training and self._dropped > 0
+
+    def _bits(self, x: Tensor) -> Tensor:
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-        # In place on floats, which hold every int16: masks of bools are several times slower.
-        keep = bits.to(torch.float32).ge_(self._dropped - _STEPS // 2).mul_(_STEPS / (_STEPS - self._dropped))
-        return x * keep
+        return words.view(torch.int16)[: x.numel()]

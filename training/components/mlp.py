@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from smt.kernels.mlp import mlp
+from smt.kernels.mlp import ACTIVATIONS, LAYER_NORM_EPS, mlp
 from smt.training.components.component import Activation, Component, DenseConfig, Units, component, matrix_flops
 from smt.training.components.dropout import Dropout
 from smt.training.config import mistake
@@ -67,16 +67,18 @@ class Mlp(Component):
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        norms = list(zip(self.norm_gain, self.norm_bias, strict=True)) or None
         if not self.batch_norm and not self.dropout.p:
+            norms = list(zip(self.norm_gain, self.norm_bias, strict=True)) or None
             return mlp(x, list(self.weight), list(self.bias), self.activation, norms)
         for i, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
+            x = nn.functional.linear(x, weight, bias)
             if self.batch_norm:
-                x = self.batch_norm[i](nn.functional.linear(x, weight, bias))
-                x = getattr(nn.functional, self.activation)(x)
-            else:
-                x = mlp(x, [weight], [bias], self.activation, norms and norms[i : i + 1])
-            x = self.dropout(x)
+                x = self.batch_norm[i](x)
+            elif self.norm_gain:
+                x = nn.functional.layer_norm(x, bias.shape, self.norm_gain[i], self.norm_bias[i], LAYER_NORM_EPS)
+            # Neither layer nor norm needs its result again for its gradient.
+            relu = self.activation == "relu"
+            x = self.dropout.of_relu_(x) if relu else self.dropout(ACTIVATIONS[self.activation](x))
         return x
 
     def flops(self) -> int:
