@@ -31,7 +31,7 @@ def bf16_product(threads: int) -> float:
         def multiply(a: torch.Tensor = a, b: torch.Tensor = b, out: torch.Tensor = out) -> None:
             torch.matmul(a, b, out=out)
 
-        peak = max(peak, 2 * size**3 / _fastest(multiply, 40))
+        peak = max(peak, 2 * size**3 / fastest(multiply, 40))
     return peak
 
 
@@ -39,10 +39,11 @@ def read_bandwidth(threads: int) -> float:
     """Bytes/s of reading an array from memory, on so many threads."""
     torch.set_num_threads(threads)
     array = torch.ones(_ARRAY_BYTES // 8, dtype=torch.int64)
-    return _ARRAY_BYTES / _fastest(array.sum, _REPETITIONS)
+    return _ARRAY_BYTES / fastest(array.sum, _REPETITIONS)
 
 
-def _fastest(function: Callable[[], object], repetitions: int) -> float:
+def fastest(function: Callable[[], object], repetitions: int) -> float:
+    """Seconds of the fastest of so many calls."""
     seconds = []
     for _ in range(repetitions):
         started = time.perf_counter()

@@ -227,6 +227,11 @@ def training(content: dict[str, Any]) -> list[str]:
     """What was asked; every trainer."""
     titles = {"shape": "model", "backend": "trainer", "loader_processes": "loader processes", "epochs": "epochs"}
     titles |= {"rows_per_second": "rows/s", "lowest": "lowest", "highest": "highest", "ratio": "smt / trainer"}
+    titles |= {
+        "limit_rows_per_second": "limit, rows/s",
+        "limit_gflops": "GFLOP/s at it",
+        "share_of_limit": "of the limit",
+    }
     return [*asked(content), "", *picked(titles, content["results"])]
 
 

@@ -7,6 +7,7 @@ epoch, validation, checkpoints and start-up left out.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -27,14 +28,16 @@ LR = 0.001
 class Shape:
     """A model and its rows: DCNv2 with `cross` full layers if there are any, then an MLP down to one logit.
 
-    sizes: of each categorical field's table. units: of the MLP.
+    sizes: rows of each categorical field's table. units: of the MLP, with dropout after each layer.
     """
 
     name: str
+    numeric: int
     sizes: list[int]
     dim: int
     cross: int
     units: list[int]
+    dropout: float
     batch: int
     rows: int
 
@@ -42,6 +45,22 @@ class Shape:
     def fields(self) -> list[str]:
         """Names of the categorical columns."""
         return [f"field_{i}" for i in range(len(self.sizes))]
+
+    @property
+    def numbers(self) -> list[str]:
+        """Names of the numeric columns."""
+        return [f"number_{i}" for i in range(self.numeric)]
+
+    @property
+    def width(self) -> int:
+        """Inputs of the first layer: a vector for each column."""
+        return self.dim * (self.numeric + len(self.sizes))
+
+    @property
+    def matrices(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of every matrix that a row is multiplied with, in order."""
+        widths = [self.width, *self.units, 1]
+        return [(self.width, self.width)] * self.cross + list(itertools.pairwise(widths))
 
     @staticmethod
     def load(folder: Path) -> "Shape":
@@ -66,21 +85,23 @@ class Cross(nn.Module):
 
 
 class Plain(nn.Module):
-    """The model as people write it in PyTorch: an nn.Embedding for each field."""
+    """The model as people write it in PyTorch: an nn.Embedding for each field, a vector for each number."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
+        self.vectors = nn.Parameter(torch.randn(shape.numeric, shape.dim) / shape.dim**0.5)
         self.tables = nn.ModuleList(nn.Embedding(size, shape.dim) for size in shape.sizes)
-        width = shape.dim * len(shape.sizes)
+        width = shape.width
         layers: list[nn.Module] = [Cross(width, shape.cross)] if shape.cross else []
         for units in shape.units:
-            layers += [nn.Linear(width, units), nn.ReLU()]
+            layers += [nn.Linear(width, units), nn.ReLU(), nn.Dropout(shape.dropout)]
             width = units
         self.net = nn.Sequential(*layers, nn.Linear(width, 1))
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids [B, fields] -> logits [B]."""
-        x = torch.cat([table(ids[:, i]) for i, table in enumerate(self.tables)], dim=1)
+    def forward(self, numbers: Tensor, ids: Tensor) -> Tensor:
+        """numbers [B, numeric], ids [B, fields] -> logits [B]."""
+        scaled = (numbers.unsqueeze(2) * self.vectors).flatten(1)
+        x = torch.cat([scaled, *(table(ids[:, i]) for i, table in enumerate(self.tables))], dim=1)
         logits: Tensor = self.net(x).squeeze(1)
         return logits
 
@@ -88,8 +109,9 @@ class Plain(nn.Module):
 def plain(shape: Shape, folder: Path, epochs: int, workers: int) -> list[float]:
     """Seconds of each epoch: a shuffling DataLoader over tensors, Adam over everything."""
     rows = np.load(folder / "rows.npz")
-    ids = torch.from_numpy(np.stack([rows[name] for name in shape.fields], axis=1).astype(np.int64))
-    data = TensorDataset(ids, torch.from_numpy(rows["label"].astype(np.float32)))
+    numbers = torch.from_numpy(np.stack([rows[name] for name in shape.numbers], axis=1))
+    ids = torch.from_numpy(np.stack([rows[name] for name in shape.fields], axis=1))
+    data = TensorDataset(numbers, ids, torch.from_numpy(rows["label"].astype(np.float32)))
     loader = DataLoader(data, batch_size=shape.batch, shuffle=True, num_workers=workers)
     model = Plain(shape)
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
@@ -98,9 +120,9 @@ def plain(shape: Shape, folder: Path, epochs: int, workers: int) -> list[float]:
     for _ in range(epochs):
         started = time.perf_counter()
         total = 0.0
-        for batch, labels in loader:
+        for batch_numbers, batch_ids, labels in loader:
             optimizer.zero_grad()
-            loss = criterion(model(batch), labels)
+            loss = criterion(model(batch_numbers, batch_ids), labels)
             loss.backward()
             optimizer.step()
             total += loss.item()
@@ -108,29 +130,33 @@ def plain(shape: Shape, folder: Path, epochs: int, workers: int) -> list[float]:
     return seconds
 
 
-def fuxictr(shape: Shape, folder: Path, epochs: int, workers: int) -> list[float]:
-    """Seconds of each epoch: FuxiCTR's layers, training loop (Adam, clipped gradients) and loader of .npz files."""
+def fuxictr(shape: Shape, folder: Path, epochs: int, workers: int, regulariser: float | None = None) -> list[float]:
+    """Seconds of each epoch: FuxiCTR's layers, training loop (Adam, clipped gradients) and loader of .npz files.
+
+    regulariser: its `embedding_regularizer`, λ/2 of the squared norm of all tables.
+    """
     from fuxictr.features import FeatureMap
     from fuxictr.pytorch.dataloaders.npz_dataloader import NpzDataLoader
     from fuxictr.pytorch.layers import CrossNetV2, FeatureEmbedding, MLP_Block
     from fuxictr.pytorch.models import BaseModel
 
     features = FeatureMap("bench", str(folder))
-    features.features = OrderedDict(
-        (name, {"source": "", "type": "categorical", "vocab_size": size})
-        for name, size in zip(shape.fields, shape.sizes, strict=True)
-    )
+    features.features = OrderedDict((name, {"source": "", "type": "numeric"}) for name in shape.numbers)
+    for name, size in zip(shape.fields, shape.sizes, strict=True):
+        features.features[name] = {"source": "", "type": "categorical", "vocab_size": size}
     features.labels = ["label"]
-    features.num_fields, features.default_emb_dim = len(shape.sizes), shape.dim
+    features.num_fields, features.default_emb_dim = shape.numeric + len(shape.sizes), shape.dim
     features.set_column_index()
 
     class Model(BaseModel):  # type: ignore[misc]
         def __init__(self) -> None:
-            super().__init__(features, verbose=0, model_root=str(folder / "fuxictr"), metrics=["AUC"])
+            settings = {"model_root": str(folder / "fuxictr"), "metrics": ["AUC"], "verbose": 0}
+            super().__init__(features, embedding_regularizer=regulariser, **settings)
             width = features.sum_emb_out_dim()
             self.embedding = FeatureEmbedding(features, shape.dim)
             self.cross = CrossNetV2(width, shape.cross) if shape.cross else nn.Identity()
-            self.mlp = MLP_Block(width, shape.units, output_dim=1, output_activation=self.output_activation)
+            ends = {"output_dim": 1, "output_activation": self.output_activation}
+            self.mlp = MLP_Block(width, shape.units, dropout_rates=shape.dropout, **ends)
             self.compile("adam", "binary_crossentropy", LR)
             self.reset_parameters()
             self.model_to_device()
@@ -160,7 +186,12 @@ def fuxictr(shape: Shape, folder: Path, epochs: int, workers: int) -> list[float
     return seconds
 
 
-PEERS = {"PyTorch": plain, "FuxiCTR": fuxictr}
+def fuxictr_published(shape: Shape, folder: Path, epochs: int, workers: int) -> list[float]:
+    """FuxiCTR with the regulariser of the published configurations."""
+    return fuxictr(shape, folder, epochs, workers, 1e-5)
+
+
+PEERS = {"PyTorch": plain, "FuxiCTR": fuxictr, "FuxiCTR regularised": fuxictr_published}
 
 
 def main() -> None:

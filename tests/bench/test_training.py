@@ -8,39 +8,63 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from bench.training import write_rows
+from bench.training import OURS, SHAPES, write_rows
+from bench.training_limit import flops_per_row, products_per_second
 from bench.training_peers import Cross, Plain, Shape, plain
 from smt.training.model import TemplateNet
 from smt.training.scenario import load_scenario
 from smt.training.trainer import train
 
-SHAPES = [Shape("mlp", [30, 7], 4, 0, [8, 6], 64, 400), Shape("cross", [30, 7], 4, 2, [8], 64, 400)]
+SMALL = [Shape("mlp", 3, [32, 9], 4, 0, [8, 6], 0.1, 64, 400), Shape("cross", 3, [32, 9], 4, 2, [8], 0.1, 64, 400)]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+@pytest.mark.parametrize("shape", SMALL, ids=lambda shape: shape.name)
 def test_trainers_get_the_same_rows_and_model(shape: Shape, tmp_path: Path) -> None:
-    found = write_rows(shape, tmp_path)
-    assert Shape.load(tmp_path) == found
+    write_rows(shape, tmp_path)
+    assert Shape.load(tmp_path) == shape
     rows = np.load(tmp_path / "rows.npz")
     table = pq.read_table(tmp_path / "train.parquet")
-    for name in [*shape.fields, "label"]:
-        assert np.array_equal(rows[name], table[name].to_numpy())
-    for name, size in zip(shape.fields, found.sizes, strict=True):
-        assert np.array_equal(np.unique(rows[name]), np.arange(size))
+    assert np.array_equal(rows["label"], table["label"].to_numpy())
+    for name, size in zip(shape.fields, shape.sizes, strict=True):
+        assert rows[name].min() >= 2  # neither missing nor unknown
+        assert rows[name].max() < size
+        # The same values are the same rows of the table.
+        assert len(set(zip(rows[name], table[name].to_numpy(), strict=True))) == len(np.unique(table[name].to_numpy()))
+    for name in shape.numbers:
+        assert np.corrcoef(rows[name], np.log1p(table[name].to_numpy()))[0, 1] > 0.999
 
-    scenario = load_scenario(tmp_path / "scenario.yaml")
+    scenario = load_scenario(tmp_path / "scenario_0.yaml")
     result = train(scenario, tmp_path / "run", epochs=1, progress=False)
     assert result.rows["train"] == shape.rows
     tables = json.loads(result.features.read_text())["features"]
-    assert [feature["rows"] - 2 for feature in tables if "rows" in feature] == found.sizes
+    assert [feature["rows"] for feature in tables if "rows" in feature] == shape.sizes
 
-    # Ours has one dense value more in front of the first layer, and the layer that makes it of the unused dense input.
-    net = TemplateNet(scenario.template)
-    width = shape.dim * len(shape.sizes)
-    crossing = shape.cross * ((width + 1) * (width + 2) - width * (width + 1))
-    theirs = sum(p.numel() for p in Plain(found).net.parameters())
-    assert sum(p.numel() for p in net.parameters()) == theirs + crossing + shape.units[0] + 2
-    assert len(plain(found, tmp_path, 2, 0)) == 2
+    # Ours makes vectors of the numbers by a layer with a matrix, theirs by a vector for each.
+    vectors = shape.numeric * shape.dim
+    theirs = Plain(shape)
+    assert sum(p.numel() for p in theirs.net.parameters()) + (shape.numeric + 1) * vectors == sum(
+        p.numel() for p in TemplateNet(scenario.template).parameters()
+    )
+    matrices = [p for p in theirs.net.parameters() if p.dim() == 2]
+    assert [(p.shape[1], p.shape[0]) for p in matrices] == shape.matrices
+    assert flops_per_row(shape) == 6 * sum(p.numel() for p in matrices)
+    assert products_per_second(shape, 1) > 0
+    assert len(plain(shape, tmp_path, 2, 0)) == 2
+
+
+def test_every_variant_of_ours_trains(tmp_path: Path) -> None:
+    write_rows(SMALL[0], tmp_path)
+    for variant, (tables, techniques) in enumerate(OURS.values()):
+        scenario = load_scenario(tmp_path / f"scenario_{variant}.yaml")
+        assert scenario.template.recipe.embedding_optimizer.type in tables
+        assert bool(scenario.template.techniques) == ("name" in techniques)
+        train(scenario, tmp_path / "run", epochs=1, progress=False)
+
+
+def test_shapes_are_those_published() -> None:
+    for shape in SHAPES:
+        assert sum(shape.sizes) == 2_086_303  # (20,863,160 parameters - 13 vectors of 10) / 10
+        assert (shape.numeric, len(shape.sizes), shape.batch) == (13, 26, 4096)
 
 
 def test_cross_layers() -> None:
