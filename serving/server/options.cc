@@ -1,11 +1,10 @@
 #include "options.h"
 
-#include <sched.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <thread>
 
+#include "cores.h"
 #include "kernels.h"
 #include "memory_limit.h"
 #include "security_options.h"
@@ -13,14 +12,6 @@
 
 namespace smt::server {
 namespace {
-
-// Cores this process may run on (taskset, cpuset cgroups), which can be fewer than the machine has.
-int usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
 
 // Here, where it is an error of usage: the ops would find it on the first request.
 std::string kernels_name() {
@@ -53,7 +44,8 @@ void add_canary_options(CLI::App& app, CanaryRules& rules) {
 
 Options parse_options(int argc, const char* const* argv, std::optional<int>& exit_code) {
   Options options;
-  options.workers = usable_cores();
+  const size_t cores = usable_cores().size();
+  options.workers = static_cast<int>(cores > 0 ? cores : std::max(1U, std::thread::hardware_concurrency()));
   options.memory_limit = default_memory_limit();
   CLI::App app{
       "Serves every scenario of a registry over gRPC (smt.v1.PredictionService, the Open Inference Protocol v2, "

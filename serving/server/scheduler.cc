@@ -4,9 +4,11 @@
 #include <array>
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "batch_runner.h"
+#include "cores.h"
 #include "program.h"
 
 namespace smt::server {
@@ -14,8 +16,9 @@ namespace {
 
 // A part below this is not worth waking another worker for: that takes some 10 µs, and the call as much.
 constexpr double kWorthSharing = 100e-6;
-// What a call of a binary costs whatever its rows: rows of another scenario join a block when the padding between them
-// costs less than a call of their own.
+// What a call of a binary costs whatever its rows. Rows of another scenario share no weights with those of a block:
+// joining it they save this, and have to wait for each other's scores. So they join when the padding between them costs
+// less, and only up to kWorthSharing, of which it is a tenth.
 constexpr double kCallSeconds = 10e-6;
 // A work that takes no longer than this is not worth waking a worker for when the thread that brings it can do it: the
 // thread does not look after its connections meanwhile.
@@ -101,7 +104,15 @@ bool Scheduler::Fairer::operator()(const ScenarioQueue* a, const ScenarioQueue* 
 Scheduler::Scheduler(const Limits& limits, Observer observer, std::function<void()> on_thread_start)
     : limits_(limits), observer_(std::move(observer)), on_thread_start_(std::move(on_thread_start)) {
   threads_.reserve(limits_.workers);
-  for (size_t i = 0; i < limits_.workers; ++i) threads_.emplace_back([this] { work(); });
+  // As many workers as cores: each has one of its own, so that no two wait for the same one while another is idle.
+  const std::vector<int> cores = usable_cores();
+  const bool own = cores.size() == limits_.workers;
+  for (size_t i = 0; i < limits_.workers; ++i) {
+    threads_.emplace_back([this, core = own ? std::optional(cores[i]) : std::nullopt] {
+      if (core) stay_on_core(*core);
+      work();
+    });
+  }
 }
 
 Scheduler::~Scheduler() { stop(); }
@@ -354,19 +365,31 @@ std::vector<Scheduler::Backlog> Scheduler::backlogs() const {
   return out;
 }
 
-bool Scheduler::wait_idle(const std::stop_token& stop) {
+template <typename Wait>
+bool Scheduler::as_idler(Wait wait) {
   std::unique_lock lock(mutex_);
   ++idlers_;
-  const bool found = idle_.wait(lock, stop, [this] { return idle(); }) && !stop.stop_requested();
+  const bool found = wait(lock);
   --idlers_;
   return found;
 }
 
-// Rows of the next block: all that waits when the other workers are busy, otherwise a share of it.
+bool Scheduler::wait_idle(const std::stop_token& stop) {
+  return as_idler([&](auto& lock) { return idle_.wait(lock, stop, [this] { return idle(); }); }) &&
+         !stop.stop_requested();
+}
+
+bool Scheduler::wait_idle(const std::stop_token& stop, Clock::duration longest) {
+  return as_idler([&](auto& lock) { return idle_.wait_for(lock, stop, longest, [this] { return idle(); }); }) &&
+         !stop.stop_requested();
+}
+
+// Rows of the next block: a share of what waits, also when other workers are busy: they will be free before a block of
+// all of it is done, and find nothing to do (guided self-scheduling: Polychronopoulos, Kuck, IEEE TC 1987).
 int64_t Scheduler::block_limit() const {
   const Work* next = (*active_.begin())->next();
   double shares = static_cast<double>(waiting_rows_) * row_seconds(next) / kWorthSharing;
-  auto takers = std::clamp<int64_t>(static_cast<int64_t>(shares), 1, static_cast<int64_t>(limits_.workers - running_));
+  auto takers = std::clamp<int64_t>(static_cast<int64_t>(shares), 1, static_cast<int64_t>(limits_.workers));
   return std::min(padded((waiting_rows_ + takers - 1) / takers), limits_.block_rows);
 }
 
@@ -402,6 +425,7 @@ bool Scheduler::joins(const Work* work, int64_t rows, const Block& block) const 
   if (block.parts.empty() || block.segment(work) != nullptr) return true;
   if (work->snapshot->binary != block.parts.front().work->snapshot->binary) return false;
   if (!work->snapshot->binary->mixes_snapshots()) return false;
+  if (static_cast<double>(block.rows()) * row_seconds(work) >= kWorthSharing) return false;
   return static_cast<double>(block.padding_with(rows)) * row_seconds(work) <= kCallSeconds;
 }
 

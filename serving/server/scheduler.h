@@ -87,6 +87,8 @@ class Scheduler {
   // Returns true as soon as no work waits and a worker is idle: when there is time for what nobody waits for. False
   // when `stop` is requested.
   bool wait_idle(const std::stop_token& stop);
+  // The same; false also when `longest` is over.
+  bool wait_idle(const std::stop_token& stop, Clock::duration longest);
 
   // Refuses new works, concludes the waiting ones with kShutdown, waits for the running ones. Idempotent, not from a
   // worker.
@@ -114,6 +116,9 @@ class Scheduler {
   void drop(Work* work, Drop reason, std::vector<Work*>& ended);
   void drop_dead(ScenarioQueue& queue, Clock::time_point now, std::vector<Work*>& ended);
   Drop dead(const Work* work, Clock::time_point now) const;
+  // Counts as an idler for the time of `wait(lock)`; returns what it does.
+  template <typename Wait>
+  bool as_idler(Wait wait);
   bool idle() const { return waiting_works_ == 0 && running_ < limits_.workers; }
   // Whether somebody has to be told, through idle_, that there is time. To be asked after what may have made it so.
   bool idle_for_somebody() const { return idlers_ > 0 && idle(); }

@@ -21,6 +21,9 @@ using Clock = std::chrono::steady_clock;
 // Part of the drain that is kept for refusing what still waits and for sending the last answers.
 constexpr std::chrono::milliseconds kFinish{500};
 constexpr std::chrono::milliseconds kLook{1};
+// How long a load waits, after each part of a file, for a worker to have nothing to do. A part takes a fifth of it, so
+// a load gets a sixth of a core at least.
+constexpr std::chrono::milliseconds kPatience{1};
 
 BinaryOpener aoti_opener(const Registry& registry, int workers) {
   // One instance per worker, one for the watcher's trial rows and one for shadows.
@@ -165,7 +168,8 @@ void Server::load(std::stop_token stop) {
   prepare_compute_thread();  // this thread scores the trial rows of the first scan
   watcher_.scan(stop);
   if (stop.stop_requested()) return;
-  loader_.keep_pace(options_.load_bytes_per_second);
+  loader_.keep_pace(options_.load_bytes_per_second,
+                    [this](const std::stop_token& loading) { scheduler_.wait_idle(loading, kPatience); });
   state_.ready.store(true, std::memory_order_relaxed);
   set_health("", true);
   watcher_.start(std::chrono::milliseconds(options_.poll_ms), prepare_compute_thread);

@@ -35,9 +35,10 @@ class SnapshotLoader {
   std::shared_ptr<const LoadedSnapshot> load(const std::string& scenario, const std::string& version,
                                              TouchedFiles& touched, std::stop_token stop, const AdmitFunction& admit);
 
-  // From the next load on weights are read at no more than so many bytes a second; 0: as fast as it goes. Not while a
-  // load is under way.
-  void keep_pace(int64_t bytes_per_second) { pace_.keep(bytes_per_second); }
+  // From the next load on weights are read as Pace::keep says. Not while a load is under way.
+  void keep_pace(int64_t bytes_per_second, Pace::GiveWay give_way) {
+    pace_.keep(bytes_per_second, std::move(give_way));
+  }
 
  private:
   std::shared_ptr<const LoadedSnapshot> load_verified(const std::string& scenario, const std::string& version,

@@ -170,6 +170,25 @@ class SchedulerTest : public testing::Test {
     binary->runs(1);
     return busy;
   }
+  // Keeps one worker busy until open(), with a binary of its own: what `binary` costs stays unknown.
+  class Blocker {
+   public:
+    explicit Blocker(SchedulerTest& test) : binary_(std::make_shared<ScriptedBinary>()) {
+      binary_->close();
+      work_ = test.work(scripted_snapshot(binary_, "blocker", 0.0F), 16);
+      test.submit(work_.get());
+      binary_->runs(1);
+    }
+    ~Blocker() { open(); }
+    void open() {
+      binary_->open();
+      EXPECT_EQ(work_->fate(), Drop::kNone);
+    }
+
+   private:
+    std::shared_ptr<ScriptedBinary> binary_;
+    std::unique_ptr<TestWork> work_;
+  };
   // The score of each call after the first one, once there are so many; for calls of one scenario each.
   std::vector<float> order(size_t count) {
     std::vector<float> out;

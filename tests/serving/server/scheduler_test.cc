@@ -76,21 +76,50 @@ TEST_F(SchedulerTest, WhatWaitsIsBatched) {
   EXPECT_EQ(padding, 0);
 }
 
+TEST_F(SchedulerTest, ABlockIsAShareOfWhatWaitsAlsoWhenOtherWorkersAreBusy) {
+  start(2, 128);
+  auto feed = scenario("feed", 0.25F);
+  Blocker first(*this);
+  Blocker second(*this);
+  std::vector<std::unique_ptr<TestWork>> works;
+  for (int i = 0; i < 10; ++i) submit(works.emplace_back(work(feed, 16)).get());
+  first.open();
+  EXPECT_EQ(binary->runs(1).at(0).rows, 80);
+  second.open();
+  for (auto& one : works) EXPECT_EQ(one->fate(), Drop::kNone);
+}
+
 TEST_F(SchedulerTest, ScenariosShareABatchWhereThatCostsNoPadding) {
   start(1, 64);
-  auto feed = scenario("feed", 0.25F);
-  auto mail = scenario("mail", 0.5F);
-  auto busy = occupy(feed);
-  auto one = work(feed, 32);
-  auto two = work(mail, 20);
+  Blocker busy(*this);
+  auto one = work(scenario("feed", 0.25F), 32);
+  auto two = work(scenario("mail", 0.5F), 20);
   submit(one.get());
   submit(two.get());
-  binary->open();
+  busy.open();
   EXPECT_EQ(one->fate(), Drop::kNone);
   EXPECT_EQ(two->fate(), Drop::kNone);
   EXPECT_TRUE(one->scored(0.25F));
   EXPECT_TRUE(two->scored(0.5F));
-  EXPECT_EQ(binary->runs(2).at(1).rows, 52);
+  EXPECT_EQ(binary->runs(1).at(0).rows, 52);
+}
+
+TEST_F(SchedulerTest, ScenariosDoNotShareABatchThatTakesLong) {
+  start(1, 64);
+  auto feed = scenario("feed", 0.25F);
+  binary->on_run = [](const BinaryRun&) { std::this_thread::sleep_for(5ms); };  // 80 microseconds a row
+  auto known = work(feed, 64);
+  submit(known.get());
+  EXPECT_EQ(known->fate(), Drop::kNone);
+  Blocker busy(*this);  // after the figures of the work before are noted: the worker is the only one
+  auto one = work(feed, 16);
+  auto two = work(scenario("mail", 0.5F), 16);
+  submit(one.get());
+  submit(two.get());
+  busy.open();
+  EXPECT_EQ(one->fate(), Drop::kNone);
+  EXPECT_EQ(two->fate(), Drop::kNone);
+  EXPECT_EQ(binary->runs(3).at(1).rows, 16);
 }
 
 TEST_F(SchedulerTest, SiblingsShareABatchWhateverThePadding) {
@@ -211,6 +240,19 @@ TEST_F(SchedulerTest, HigherPriorityGoesFirst) {
   binary->open();
   EXPECT_EQ(order(6), (std::vector<float>{3, 3, 2, 2, 1, 1}));
   for (auto& one : works) EXPECT_EQ(one->fate(), Drop::kNone);
+}
+
+TEST_F(SchedulerTest, TellsWhetherThereIsTimeWithinATime) {
+  start(1);
+  EXPECT_TRUE(scheduler_->wait_idle({}, 1h));
+  Blocker busy(*this);
+  EXPECT_FALSE(scheduler_->wait_idle({}, 1ms));
+  std::thread later([&] { EXPECT_TRUE(scheduler_->wait_idle({}, 1h)); });
+  busy.open();
+  later.join();
+  std::stop_source stop;
+  stop.request_stop();
+  EXPECT_FALSE(scheduler_->wait_idle(stop.get_token(), 1h));
 }
 
 TEST_F(SchedulerTest, ExpiredWorksAreNotComputed) {

@@ -199,7 +199,7 @@ TEST_F(WeightsFile, KeepsThePaceThatItIsGiven) {
   write_file(folder_.path() / "w", file);
   Pace pace;
   auto seconds = [&](int64_t rate) {
-    pace.keep(rate);
+    pace.keep(rate, {});
     const auto start = std::chrono::steady_clock::now();
     for (int i = 0; i < 2; ++i) {
       read_weights(folder_.path() / "w", "w", {"w", file.size(), sha256_hex(file)}, Weights().place(), {{}, &pace});
@@ -209,11 +209,21 @@ TEST_F(WeightsFile, KeepsThePaceThatItIsGiven) {
   EXPECT_GE(seconds(static_cast<int64_t>(file.size()) * 10), 0.2) << "two files at ten a second";
 }
 
+TEST_F(WeightsFile, GivesWayAfterEachPart) {
+  std::string file = weights();
+  write_file(folder_.path() / "w", file);
+  Pace pace;
+  int ways = 0;
+  pace.keep(0, [&](const std::stop_token&) { ++ways; });
+  read_weights(folder_.path() / "w", "w", {"w", file.size(), sha256_hex(file)}, Weights().place(), {{}, &pace});
+  EXPECT_GE(ways, 4) << "the header's length, the header, the slab, the table";
+}
+
 TEST_F(WeightsFile, StopsWhenAskedAlsoWhileItKeepsThePace) {
   std::string file = weights();
   write_file(folder_.path() / "w", file);
   Pace pace;
-  pace.keep(1);  // a byte a second
+  pace.keep(1, {});  // a byte a second
   std::stop_source stop;
   std::thread other([&] { stop.request_stop(); });
   expect_refused(
