@@ -80,6 +80,7 @@ class ScenarioModel(nn.Module):
         self._names = {key: _name(index[feature.name]) for key, feature, _ in spec.lookups}
         self._dims = {key: dims[index[feature.name]] for key, feature, _ in spec.lookups}
         self._order: Tensor | None = None
+        self._in_order = False  # the embeddings are those of all slots, in their order
 
     def forward(self, dense: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
         """dense [B, D] float32, sparse with one key per lookup of the spec -> logits [B, T]."""
@@ -94,11 +95,12 @@ class ScenarioModel(nn.Module):
         # Sharding may have put the features into another order.
         keys: list[str] = embedded.keys()
         if self._order is None:
-            self._order = torch.tensor([self._slots[key] for key in keys], device=values.device)
+            order = [self._slots[key] for key in keys]
+            self._order, self._in_order = torch.tensor(order, device=values.device), order == list(range(slots))
         x = self._projected(values, keys)
         if self.training and self.transforms:
             x = self._transformed(x, sparse, keys)
-        pooled = x.new_zeros(len(values), slots, dim).index_copy(1, self._order, x)
+        pooled = x if self._in_order else x.new_zeros(len(values), slots, dim).index_copy(1, self._order, x)
         logits: Tensor = self.net(dense, pooled)
         return logits
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from smt.kernels.backend import resolve
-from smt.kernels.cross import reference
+from smt.kernels.cross import reference, training
 
 __all__ = ["cross_full", "cross_low_rank"]
 
@@ -13,7 +13,7 @@ __all__ = ["cross_full", "cross_low_rank"]
 def cross_full(
     x0: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], *, backend: str = "reference"
 ) -> Tensor:
-    """x_{l+1} = x_0 ⊙ (W_l x_l + b_l) + x_l; see reference.py.
+    """x_{l+1} = x_0 ⊙ (W_l x_l + b_l) + x_l; see reference.py, which training.py computes where gradients are wanted.
 
     Args:
         x0: [B, D] inputs.
@@ -28,6 +28,8 @@ def cross_full(
         BackendError: the backend asked for cannot run here.
     """
     if resolve("cross", backend, x0.device) == "reference":
+        if training.applies(x0, weights, biases):
+            return training.cross_full(x0, weights, biases)
         return reference.cross_full(x0, weights, biases)
     from smt.kernels.cross.triton import cross
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from smt.kernels.dropout import STEPS, dropout, relu_dropout_
+from smt.kernels.dropout import STEPS, dropout, random_bits, relu_dropout_
 
 
 class Dropout(nn.Module):
@@ -21,16 +21,17 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[...] -> [...]."""
-        return dropout(x, self._bits(x), self._dropped) if self._acts else x
+        return dropout(x, random_bits(x), self._dropped) if self.acts else x
 
-    def of_relu_(self, x: Tensor) -> Tensor:
-        """[...] -> [...]: `forward(relu(x))`, in one pass that may overwrite x, a tensor that nothing else reads."""
-        return relu_dropout_(x, self._bits(x), self._dropped) if self._acts else torch.relu(x)
+    def of_relu_(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """[..., N], [N] -> [..., N]: `forward(relu(x + bias))`, in one pass.
+
+        It may overwrite x, a tensor that nothing else reads.
+        """
+        if self.acts:
+            return relu_dropout_(x, bias, random_bits(x), self._dropped)
+        return torch.relu(x if bias is None else x + bias)
 
     @property
-    def _acts(self) -> bool:
+    def acts(self) -> bool:
         return self.training and self._dropped > 0
-
-    def _bits(self, x: Tensor) -> Tensor:
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-        return words.view(torch.int16)[: x.numel()]

@@ -67,18 +67,22 @@ class Mlp(Component):
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.batch_norm and not self.dropout.p:
+        if not self.batch_norm and not self.dropout.acts:
             norms = list(zip(self.norm_gain, self.norm_bias, strict=True)) or None
             return mlp(x, list(self.weight), list(self.bias), self.activation, norms)
+        relu = self.activation == "relu"
+        fused = relu and not self.batch_norm and not self.norm_gain  # the bias is added along with relu and dropout
         for i, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
-            x = nn.functional.linear(x, weight, bias)
+            x = nn.functional.linear(x, weight, None if fused else bias)
             if self.batch_norm:
                 x = self.batch_norm[i](x)
             elif self.norm_gain:
                 x = nn.functional.layer_norm(x, bias.shape, self.norm_gain[i], self.norm_bias[i], LAYER_NORM_EPS)
             # Neither layer nor norm needs its result again for its gradient.
-            relu = self.activation == "relu"
-            x = self.dropout.of_relu_(x) if relu else self.dropout(ACTIVATIONS[self.activation](x))
+            if relu:
+                x = self.dropout.of_relu_(x, bias if fused else None)
+            else:
+                x = self.dropout(ACTIVATIONS[self.activation](x))
         return x
 
     def flops(self) -> int:
