@@ -21,8 +21,8 @@ using Clock = std::chrono::steady_clock;
 // Part of the drain that is kept for refusing what still waits and for sending the last answers.
 constexpr std::chrono::milliseconds kFinish{500};
 constexpr std::chrono::milliseconds kLook{1};
-// How long a load waits, after each part of a file, for a worker to have nothing to do. A part takes a fifth of it, so
-// a load gets a sixth of a core at least.
+// How long a load waits at most, after each part of a file, for a worker to have nothing to do: where none ever has, it
+// takes longer by this for each part, and still comes to its end.
 constexpr std::chrono::milliseconds kPatience{1};
 
 BinaryOpener aoti_opener(const Registry& registry, int workers) {
