@@ -23,9 +23,7 @@ struct Scratch {
   Scratch(const Program& program, int64_t rows)
       : sums(0),
         quantised(rows * kPanel * 4),
-        buffers(quantised + (P::kQuantisedBytes > 0
-                                 ? align(rows * 4) + rows * ((program.max_k + 63) / 64 * 64) * P::kQuantisedBytes
-                                 : 0)),
+        buffers(quantised + align(rows * 4) + rows * P::quantised_bytes(program.max_k)),
         total(buffers + rows * (sizeof(typename P::Act) == 4 ? program.float_bytes : program.half_bytes)) {}
 };
 
@@ -229,7 +227,7 @@ double multiply_tiles(int64_t repetitions, std::byte* memory) {
   auto* sums = reinterpret_cast<float*>(memory);
   std::byte* weights = memory + kRows * kPanel * 4;
   std::byte* quantised = weights + kDepth * kPanel * 4;
-  auto* a = reinterpret_cast<typename P::Act*>(quantised + kRows * (kDepth * P::kQuantisedBytes + 4) + 64);
+  auto* a = reinterpret_cast<typename P::Act*>(quantised + kRows * (P::quantised_bytes(kDepth) + 4) + 64);
   auto x = P::operand(a, kDepth, kRows, kDepth, 127.0F, quantised);
   for (int64_t i = 0; i < repetitions; ++i) P::panel(x, kRows, weights, kDepth, 2, sums, false);
   return 2.0 * kRows * kPanel * kDepth * static_cast<double>(repetitions);

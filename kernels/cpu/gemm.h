@@ -3,7 +3,8 @@
 //
 // A policy gives: Act, the type of activations in memory; Operand, what multiplies (made once per matrix by operand());
 // panel(): c[rows, 32] = operand · panel (`stream`: the program's weights exceed the caches, fetch ahead); value(): an
-// accumulator vector as floats, without bias; kQuantisedBytes: what operand() writes for an activation.
+// accumulator vector as floats, without bias; quantised_bytes(): what operand() writes for a row of k activations,
+// beside its scale.
 #pragma once
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
@@ -72,7 +73,7 @@ struct Fp32Block {
 
 struct Fp32 {
   using Act = float;
-  static constexpr int64_t kQuantisedBytes = 0;
+  SMT_INLINE int64_t quantised_bytes(int64_t) { return 0; }
   struct Operand {
     const float* a;
     int64_t lda;
@@ -93,7 +94,7 @@ struct Fp32 {
 struct Bf16 {
   static constexpr Weights16 kWeights16 = Weights16::kBf16;
   using Act = bf16;
-  static constexpr int64_t kQuantisedBytes = 0;
+  SMT_INLINE int64_t quantised_bytes(int64_t) { return 0; }
   struct Operand {
     const bf16* a;
     int64_t lda;
@@ -157,7 +158,7 @@ struct Bf16Block {
 struct Bf16 {
   static constexpr Weights16 kWeights16 = Weights16::kBf16;
   using Act = bf16;
-  static constexpr int64_t kQuantisedBytes = 0;
+  SMT_INLINE int64_t quantised_bytes(int64_t) { return 0; }
   struct Operand {
     const bf16* a;
     int64_t lda;
@@ -202,7 +203,7 @@ struct WidenedBlock {
 struct Bf16 {
   static constexpr Weights16 kWeights16 = Weights16::kBf16;
   using Act = float;
-  static constexpr int64_t kQuantisedBytes = 0;
+  SMT_INLINE int64_t quantised_bytes(int64_t) { return 0; }
   struct Operand {
     const float* a;
     int64_t lda;
@@ -276,7 +277,7 @@ struct Int8Block {
 
 struct Int8 {
   using Act = Bf16::Act;
-  static constexpr int64_t kQuantisedBytes = 1;
+  SMT_INLINE int64_t quantised_bytes(int64_t k) { return (k + 63) / 64 * 64; }
   struct Operand {
     const uint8_t* a;
     int64_t lda;
@@ -288,7 +289,7 @@ struct Int8 {
                                                    std::byte* memory) {
     float* scales = reinterpret_cast<float*>(memory);
     auto* bytes = reinterpret_cast<uint8_t*>(memory + (rows * 4 + 63) / 64 * 64);
-    int64_t stride = (k + 63) / 64 * 64;
+    int64_t stride = quantised_bytes(k);
     int64_t k16 = (k + 15) / 16 * 16;  // columns from k on are zero
     for (int64_t r = 0; r < rows; ++r) {
       v16f peak{};

@@ -37,7 +37,8 @@ struct Prefetcher {
   int64_t next, end;  // places of bag_index
   int64_t step;       // of them at a time
 
-  void some() { up_to(next + step < end ? next + step : end); }
+  void some() { ahead(step); }
+  void ahead(int64_t places) { up_to(next + places < end ? next + places : end); }
   void up_to(int64_t last) {
     for (; next < last; ++next) {
       int64_t bag = in.bag_index[next];

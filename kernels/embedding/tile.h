@@ -69,8 +69,16 @@ bool gather(const Tile<P>& t, const Step& step) {
   // vectors reach beyond its columns, has written into the buffer.
   float* kept = t.floats(step.swap);
   const float* above = t.follows ? kept : nullptr;
+  // What was asked for during the tile before is far again where the weights have passed through the caches since.
+  constexpr int64_t kNear = 32;
+  Prefetcher again = *t.ahead;
+  again.pool_base = t.pool_base;
+  again.next = t.first * step.slots;
+  again.end = (t.first + t.rows) * step.slots;
+  if (t.stream) again.ahead(kNear);
   for (int64_t r = 0; r < t.rows; ++r, index += step.slots, above = columns + (r - 1) * stride) {
     for (int64_t s = 0; s < step.slots; ++s) {
+      if (t.stream) again.ahead(1);
       float* out = columns + r * stride + s * dim;
       int64_t bag = index[s];
       if (above != nullptr && bag == index[s - step.slots]) {  // a context feature: pooled once a request, then copied

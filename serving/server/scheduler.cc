@@ -20,11 +20,18 @@ constexpr double kWorthSharing = 100e-6;
 // joining it they save this, and have to wait for each other's scores. So they join when the padding between them costs
 // less, and only up to kWorthSharing, of which it is a tenth.
 constexpr double kCallSeconds = 10e-6;
-// A work that takes no longer than this is not worth waking a worker for when the thread that brings it can do it: the
-// thread does not look after its connections meanwhile.
+// What takes no longer than this is not worth waking a worker for when the thread that brings it can do it: the thread
+// does not look after its connections meanwhile.
 constexpr double kInlineSeconds = 100e-6;
 // What a row is taken to cost before the first batch.
 constexpr double kUnknownRowSeconds = 2e-6;
+
+// Of this thread: whether it brings works in turns, and has submitted some that are not begun.
+struct Turns {
+  bool taken = false;
+  bool unbegun = false;
+};
+thread_local Turns turns;
 
 int64_t padded(int64_t rows) { return (rows + cpu::kRowBlock - 1) / cpu::kRowBlock * cpu::kRowBlock; }
 
@@ -296,16 +303,15 @@ void Scheduler::enqueue(Work* work) {
   ++waiting_works_;
 }
 
+void Scheduler::begin_turns() { turns.taken = true; }
+
 void Scheduler::submit(std::span<Work* const> works) {
-  thread_local BatchRunner runner;
-  thread_local Block block;
-  bool inline_block = false;
-  block.clear();
   std::vector<Work*> ended;
   for (Work* work : works) {
     work->rows_left_.store(work->rows, std::memory_order_relaxed);
     work->scores.resize(static_cast<size_t>(work->rows * work->snapshot->binary->manifest().tasks));
   }
+  bool small = true;
   {
     std::lock_guard lock(mutex_);
     Clock::time_point now = Clock::now();
@@ -316,24 +322,43 @@ void Scheduler::submit(std::span<Work* const> works) {
         ended.push_back(work);
       } else {
         enqueue(work);
+        small = small && work->rows < cpu::kRowBlock;
       }
     }
-    inline_block = take_inline(works, block, ended);
   }
-  if (inline_block) {
-    compute(block, runner);
+  if (turns.taken && small) {
+    turns.unbegun = true;
+    for (Work* work : ended) work->conclude();
   } else {
-    available_.notify_one();  // also when all were refused: harmless, and rare
+    begin(ended);
   }
+}
+
+void Scheduler::end_turn() {
+  if (!std::exchange(turns.unbegun, false)) return;
+  std::vector<Work*> ended;
+  begin(ended);
+}
+
+void Scheduler::begin(std::vector<Work*>& ended) {
+  thread_local BatchRunner runner;
+  thread_local Block block;
+  block.clear();
+  bool others = false;
+  {
+    std::lock_guard lock(mutex_);
+    if (little()) take(block, ended);
+    others = !active_.empty();
+  }
+  if (others) available_.notify_one();
+  if (!block.parts.empty()) compute(block, runner);
   for (Work* work : ended) work->conclude();
 }
 
-bool Scheduler::take_inline(std::span<Work* const> works, Block& block, std::vector<Work*>& ended) {
-  if (works.size() != 1 || waiting_works_ != 1 || running_ != 0 || !works.front()->queued_) return false;
-  double cost = own_seconds(works.front());
-  if (cost == 0 || cost > kInlineSeconds || works.front()->rows > limits_.block_rows) return false;
-  take(block, ended);
-  return !block.parts.empty();
+bool Scheduler::little() const {
+  if (running_ != 0 || active_.empty() || waiting_rows_ > limits_.block_rows) return false;
+  const double needed = own_seconds((*active_.begin())->first(), waiting_rows_);
+  return needed > 0 && needed <= kInlineSeconds;
 }
 
 void Scheduler::cancel(Work* work) {

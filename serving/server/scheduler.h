@@ -69,9 +69,15 @@ class Scheduler {
   // the rows, 0 if they are not: it may not be refused then for what it would take.
   Drop refuses(const Work& work, std::chrono::milliseconds& retry_after);
 
-  // Takes all of `works`, or concludes those that it refuses, on this thread. Does not wait, but may compute a single
-  // small work. Works of one sibling ring must be submitted together.
+  // Takes all of `works`, or concludes those that it refuses, on this thread. Does not wait, but may compute what is
+  // small. Works of one sibling ring must be submitted together.
   void submit(std::span<Work* const> works);
+
+  // For a thread that polls, and brings what many clients sent meanwhile: from begin_turns() on, works of less than a
+  // row block that it submits are begun in its end_turn(), together. Begun one by one each would read the weights for
+  // itself, and those behind it would not even be read from their sockets. Every turn that submits has to end.
+  static void begin_turns();
+  void end_turn();
 
   // The client of `work`, which was submitted and not concluded, went away: what is not handed out yet is dropped.
   void cancel(Work* work);
@@ -102,9 +108,11 @@ class Scheduler {
 
   void work();
   void compute(Block& block, BatchRunner& runner);
-  // Takes what was just submitted for this thread, if it is all there is to do, and little.
-  bool take_inline(std::span<Work* const> works, Block& block, std::vector<Work*>& ended);
+  // Sees to it that what waits is computed: on this thread, if it is little and nobody computes.
+  void begin(std::vector<Work*>& ended);
   // All of the following require mutex_. Works to conclude, once it is released, are added to `ended`.
+  // Whether all that waits is little enough for the thread that brings it, and nobody computes.
+  bool little() const;
   Drop admit(Work* work, Clock::time_point now, std::vector<Work*>& ended);
   bool make_room(const Work* work, std::vector<Work*>& ended);
   void enqueue(Work* work);

@@ -140,7 +140,7 @@ Server::Server(const Options& options, std::stop_source stop)
       methods_,
       rpc::ConnectionLimits{.message_bytes = static_cast<size_t>(options_.max_message_bytes),
                             .calls = static_cast<uint32_t>(options_.connection_calls)},
-      std::move(tls));
+      std::move(tls), rpc::TurnHooks{.begin = Scheduler::begin_turns, .end = [this] { scheduler_.end_turn(); }});
   set_health("", false);
   if (control_) control_->start();
   listener_->start();

@@ -27,8 +27,9 @@ int checked(int fd, const char* what) {
 
 }  // namespace
 
-IoThread::IoThread()
-    : epoll_(checked(epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
+IoThread::IoThread(const TurnHooks& hooks)
+    : hooks_(hooks),
+      epoll_(checked(epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
       wake_(checked(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {
   epoll_event event{};
   event.events = EPOLLIN;
@@ -84,6 +85,7 @@ void IoThread::poll() {
   std::vector<Connection*> again;  // have bytes that epoll does not know of
   std::vector<Connection*> turn;
   Clock::time_point swept = Clock::now();
+  hooks_.begin();
   while (!stopping_.load()) {
     const int wait = again.empty() ? static_cast<int>(kSweep.count()) : 0;
     const int count = epoll_wait(epoll_, events.data(), static_cast<int>(events.size()), wait);
@@ -103,6 +105,7 @@ void IoThread::poll() {
       if (connection->closed()) drop(*connection);
     }
     turn.clear();
+    hooks_.end();
     if (Clock::now() - swept >= kSweep) {
       sweep();
       swept = Clock::now();

@@ -13,10 +13,16 @@
 
 namespace smt::server::rpc {
 
+// What a thread calls that polls connections: at its start, and whenever all that had something to say was heard.
+struct TurnHooks {
+  std::function<void()> begin;
+  std::function<void()> end;
+};
+
 class IoThread {
  public:
-  // Throws std::system_error.
-  IoThread();
+  // `hooks` outlive it. Throws std::system_error.
+  explicit IoThread(const TurnHooks& hooks);
   // Ends the thread, then its connections.
   ~IoThread();
   IoThread(const IoThread&) = delete;
@@ -35,6 +41,7 @@ class IoThread {
   void sweep();
   void drop(Connection& connection);
 
+  const TurnHooks& hooks_;
   const int epoll_;
   const int wake_;  // eventfd: to stop
   std::function<void()> accept_;

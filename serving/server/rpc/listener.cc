@@ -44,8 +44,8 @@ int bound_port(int fd) {
 }  // namespace
 
 Listener::Listener(const Address& address, size_t threads, const Methods& methods, const ConnectionLimits& limits,
-                   TlsSource tls)
-    : methods_(methods), limits_(limits), tls_(std::move(tls)) {
+                   TlsSource tls, TurnHooks hooks)
+    : methods_(methods), limits_(limits), tls_(std::move(tls)), hooks_(std::move(hooks)) {
   sockaddr_storage socket_address{};
   const socklen_t size = parse(address.host, address.port, socket_address);
   fd_ = ::socket(socket_address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -59,7 +59,7 @@ Listener::Listener(const Address& address, size_t threads, const Methods& method
     cannot_listen(address.flag, address.host, address.port, why);
   }
   port_ = bound_port(fd_);
-  for (size_t i = 0; i < threads; ++i) threads_.push_back(std::make_unique<IoThread>());
+  for (size_t i = 0; i < threads; ++i) threads_.push_back(std::make_unique<IoThread>(hooks_));
   threads_.front()->accept_from(fd_, [this] { accept(); });
 }
 

@@ -28,9 +28,9 @@ class Listener {
   };
 
   // Binds, but does not accept yet; throws std::runtime_error that names flag, address and reason. `methods` is not
-  // changed from start() on, and outlives the listener.
+  // changed from start() on, and outlives the listener. `hooks` are called on each of the threads.
   Listener(const Address& address, size_t threads, const Methods& methods, const ConnectionLimits& limits,
-           TlsSource tls);
+           TlsSource tls, TurnHooks hooks);
   // Closes all connections; the handlers of their calls are told.
   ~Listener();
   Listener(const Listener&) = delete;
@@ -49,6 +49,7 @@ class Listener {
   const Methods& methods_;
   const ConnectionLimits limits_;
   const TlsSource tls_;
+  const TurnHooks hooks_;
   std::atomic<int64_t> unsent_{0};  // a figure; orders nothing
   int fd_ = -1;
   int port_ = 0;

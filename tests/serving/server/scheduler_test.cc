@@ -76,6 +76,42 @@ TEST_F(SchedulerTest, WhatWaitsIsBatched) {
   EXPECT_EQ(padding, 0);
 }
 
+TEST_F(SchedulerTest, SmallWorksOfATurnAreBegunTogether) {
+  Scheduler& scheduler = start(2, 64);
+  auto feed = scenario("feed", 0.25F);
+  std::vector<std::unique_ptr<TestWork>> works;
+  std::jthread poller([&] {
+    Scheduler::begin_turns();
+    for (int i = 0; i < 5; ++i) submit(works.emplace_back(work(feed, 3)).get());
+    EXPECT_TRUE(binary->runs(0).empty());
+    scheduler.end_turn();
+    scheduler.end_turn();  // of a turn that brought nothing
+  });
+  poller.join();
+  for (auto& one : works) {
+    EXPECT_EQ(one->fate(), Drop::kNone);
+    EXPECT_TRUE(one->scored(0.25F));
+  }
+  std::vector<BinaryRun> runs = binary->runs(1);
+  ASSERT_EQ(runs.size(), 1U);
+  EXPECT_EQ(runs[0].rows, 15);
+}
+
+TEST_F(SchedulerTest, AWorkOfARowBlockDoesNotWaitForTheTurnsEnd) {
+  Scheduler& scheduler = start(1, 64);
+  auto feed = scenario("feed", 0.25F);
+  auto large = work(feed, cpu::kRowBlock);
+  auto small = work(feed, 1);
+  std::jthread poller([&] {
+    Scheduler::begin_turns();
+    submit(large.get());
+    EXPECT_EQ(large->fate(), Drop::kNone);
+    submit(small.get());
+    scheduler.end_turn();
+  });
+  EXPECT_EQ(small->fate(), Drop::kNone);
+}
+
 TEST_F(SchedulerTest, ABlockIsAShareOfWhatWaitsAlsoWhenOtherWorkersAreBusy) {
   start(2, 128);
   auto feed = scenario("feed", 0.25F);
