@@ -53,8 +53,9 @@ class ScenarioQueue {
   // Takes `rows` from the quota. 0 when it suffices, otherwise how long until it will; nothing is taken then.
   std::chrono::milliseconds spend(int64_t rows, Clock::time_point now);
 
-  // The scheduler's: when in virtual time the scenario's next block begins (start-time fair queueing).
+  // FairOrder's: when in virtual time the scenario's next block begins, and since which turn that has been so.
   double start = 0;
+  uint64_t turn = 0;
 
  private:
   // Position of a work: works of the same deadline in the order in which they came.

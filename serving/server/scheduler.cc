@@ -23,6 +23,10 @@ constexpr double kCallSeconds = 10e-6;
 // What takes no longer than this is not worth waking a worker for when the thread that brings it can do it: the thread
 // does not look after its connections meanwhile.
 constexpr double kInlineSeconds = 100e-6;
+// What a block may take: a request that comes now waits for those that run. Where rows take long it has fewer, but
+// enough that reading the weights is a small part of it.
+constexpr double kBlockSeconds = 2e-3;
+constexpr int64_t kLeastBlockRows = 64;
 // What a row is taken to cost before the first batch.
 constexpr double kUnknownRowSeconds = 2e-6;
 
@@ -102,12 +106,6 @@ struct Scheduler::Block {
   }
 };
 
-bool Scheduler::Fairer::operator()(const ScenarioQueue* a, const ScenarioQueue* b) const {
-  if (a->policy().priority != b->policy().priority) return a->policy().priority > b->policy().priority;
-  if (a->start != b->start) return a->start < b->start;
-  return a->scenario() < b->scenario();
-}
-
 Scheduler::Scheduler(const Limits& limits, Observer observer, std::function<void()> on_thread_start)
     : limits_(limits), observer_(std::move(observer)), on_thread_start_(std::move(on_thread_start)) {
   threads_.reserve(limits_.workers);
@@ -134,27 +132,13 @@ ScenarioQueue& Scheduler::queue(std::string_view scenario) {
   return *queues_.emplace(std::string(scenario), std::move(made)).first->second;
 }
 
-template <typename Change>
-void Scheduler::rekey(ScenarioQueue& queue, Change change) {
-  bool was = active_.erase(&queue) > 0;
-  if (was) active_weight_ -= queue.policy().weight;
-  change();
-  if (queue.empty()) {
-    if (active_.empty()) active_weight_ = 0;  // no rest of rounding stays
-    return;
-  }
-  if (!was) queue.start = std::max(queue.start, virtual_time_);
-  active_.insert(&queue);
-  active_weight_ += queue.policy().weight;
-}
-
 void Scheduler::configure(std::map<std::string, ScenarioPolicy, std::less<>> policies, const ScenarioPolicy& fallback) {
   std::lock_guard lock(mutex_);
   policies_ = std::move(policies);
   fallback_ = fallback;
   for (auto& [name, queue] : queues_) {
     auto policy = policies_.find(name);
-    rekey(*queue, [&] { queue->set(policy == policies_.end() ? fallback_ : policy->second); });
+    order_.update(*queue, [&] { queue->set(policy == policies_.end() ? fallback_ : policy->second); });
   }
 }
 
@@ -164,22 +148,29 @@ double Scheduler::row_seconds(const Work* work) const {
   return learnt > 0 ? learnt : kUnknownRowSeconds;
 }
 
+// Rows of a block of its binary.
+int64_t Scheduler::most_rows(const Work* work) const {
+  const auto rows = static_cast<int64_t>(kBlockSeconds / row_seconds(work));
+  return std::min(padded(std::max(rows, kLeastBlockRows)), limits_.block_rows);
+}
+
 // Until its scores are there when every worker turns to it at once.
 double Scheduler::own_seconds(const Work* work) const { return own_seconds(work, work->rows - work->next_row_); }
 
 double Scheduler::own_seconds(const Work* work, int64_t rows) const {
   auto found = costs_.find(work->snapshot->binary.get());
   if (found == costs_.end()) return 0;
-  if (rows <= limits_.block_rows) return found->second.seconds(rows);
-  int64_t blocks = (rows + limits_.block_rows - 1) / limits_.block_rows;
+  const int64_t most = most_rows(work);
+  if (rows <= most) return found->second.seconds(rows);
+  int64_t blocks = (rows + most - 1) / most;
   auto workers = static_cast<int64_t>(limits_.workers);
-  return found->second.seconds(limits_.block_rows) * static_cast<double>((blocks + workers - 1) / workers);
+  return found->second.seconds(most) * static_cast<double>((blocks + workers - 1) / workers);
 }
 
 double Scheduler::wait_seconds(const ScenarioQueue& queue) const {
   if (queue.empty()) return 0;
   double backlog = static_cast<double>(queue.waiting_rows()) * row_seconds(queue.first());
-  return backlog * active_weight_ / queue.policy().weight / static_cast<double>(limits_.workers);
+  return backlog * order_.weight() / queue.policy().weight / static_cast<double>(limits_.workers);
 }
 
 Drop Scheduler::refuses(const Work& work, std::chrono::milliseconds& retry_after) {
@@ -239,7 +230,7 @@ bool Scheduler::delays(const Block& block, const Work* work, int64_t rows, Clock
 void Scheduler::drop(Work* work, Drop reason, std::vector<Work*>& ended) {
   ScenarioQueue& queue = *work->queue;
   int64_t left = work->rows - work->next_row_;
-  rekey(queue, [&] { queue.remove(work, large(work)); });
+  order_.update(queue, [&] { queue.remove(work, large(work)); });
   waiting_rows_ -= left;
   waiting_bytes_ -= work->bytes;
   --waiting_works_;
@@ -262,8 +253,8 @@ bool Scheduler::make_room(const Work* work, std::vector<Work*>& ended) {
     auto share = [](const ScenarioQueue* queue) {
       return static_cast<double>(queue->bytes()) / queue->policy().weight;
     };
-    auto less = [&](const ScenarioQueue* a, const ScenarioQueue* b) { return share(a) < share(b); };
-    ScenarioQueue* longest = *std::max_element(active_.begin(), active_.end(), less);
+    auto less = [&](const auto& a, const auto& b) { return share(a.second.get()) < share(b.second.get()); };
+    ScenarioQueue* longest = std::max_element(queues_.begin(), queues_.end(), less)->second.get();
     double after = static_cast<double>(work->queue->bytes() + work->bytes) / work->queue->policy().weight;
     if (longest == work->queue || share(longest) <= after) return false;
     longest->last()->retry_after_ = advice(wait_seconds(*longest));
@@ -297,7 +288,7 @@ Drop Scheduler::admit(Work* work, Clock::time_point now, std::vector<Work*>& end
 }
 
 void Scheduler::enqueue(Work* work) {
-  rekey(*work->queue, [&] { work->queue->push(work, large(work)); });
+  order_.update(*work->queue, [&] { work->queue->push(work, large(work)); });
   waiting_rows_ += work->rows;
   waiting_bytes_ += work->bytes;
   ++waiting_works_;
@@ -348,7 +339,7 @@ void Scheduler::begin(std::vector<Work*>& ended) {
   {
     std::lock_guard lock(mutex_);
     if (little()) take(block, ended);
-    others = !active_.empty();
+    others = !order_.empty();
   }
   if (others) available_.notify_one();
   if (!block.parts.empty()) compute(block, runner);
@@ -356,8 +347,8 @@ void Scheduler::begin(std::vector<Work*>& ended) {
 }
 
 bool Scheduler::little() const {
-  if (running_ != 0 || active_.empty() || waiting_rows_ > limits_.block_rows) return false;
-  const double needed = own_seconds((*active_.begin())->first(), waiting_rows_);
+  if (running_ != 0 || order_.empty() || waiting_rows_ > limits_.block_rows) return false;
+  const double needed = own_seconds(order_.next().first(), waiting_rows_);
   return needed > 0 && needed <= kInlineSeconds;
 }
 
@@ -412,22 +403,18 @@ bool Scheduler::wait_idle(const std::stop_token& stop, Clock::duration longest) 
 // Rows of the next block: a share of what waits, also when other workers are busy: they will be free before a block of
 // all of it is done, and find nothing to do (guided self-scheduling: Polychronopoulos, Kuck, IEEE TC 1987).
 int64_t Scheduler::block_limit() const {
-  const Work* next = (*active_.begin())->next();
+  const Work* next = order_.next().next();
   double shares = static_cast<double>(waiting_rows_) * row_seconds(next) / kWorthSharing;
   auto takers = std::clamp<int64_t>(static_cast<int64_t>(shares), 1, static_cast<int64_t>(limits_.workers));
-  return std::min(padded((waiting_rows_ + takers - 1) / takers), limits_.block_rows);
+  return std::min(padded((waiting_rows_ + takers - 1) / takers), most_rows(next));
 }
 
 void Scheduler::take_rows(Work* work, int64_t rows, Block& block, Clock::time_point now) {
   if (work->next_row_ == 0) work->begun_ = now;
   block.add({work, work->next_row_, rows});
   ScenarioQueue& queue = *work->queue;
-  double price = static_cast<double>(padded(rows)) * row_seconds(work) / queue.policy().weight;
-  rekey(queue, [&] {
-    virtual_time_ = std::max(virtual_time_, queue.start);
-    queue.start += price;
-    queue.took(work, large(work), rows);
-  });
+  order_.charge(queue, static_cast<double>(padded(rows)) * row_seconds(work));
+  order_.update(queue, [&] { queue.took(work, large(work), rows); });
   waiting_rows_ -= rows;
   if (!work->queued_) {
     waiting_bytes_ -= work->bytes;
@@ -479,7 +466,7 @@ void Scheduler::take(Block& block, std::vector<Work*>& ended) {
   Clock::time_point now = Clock::now();
   int64_t limit = block_limit();
   // A scenario's turn is up to a block: its own rows share weights and need no padding.
-  while (!active_.empty() && fill(**active_.begin(), block, limit, now, ended)) continue;
+  while (!order_.empty() && fill(order_.next(), block, limit, now, ended)) continue;
   block.arrange();
   if (!block.parts.empty()) ++running_;
 }
@@ -506,7 +493,7 @@ void Scheduler::compute(Block& block, BatchRunner& runner) {
     idle = idle_for_somebody();
     last = stopped_ && running_ == 0;
     if (timing.rows > 0) costs_[binary].observe(timing.rows, timing.transform_seconds + timing.compute_seconds);
-    more = !active_.empty();
+    more = !order_.empty();
   }
   if (more) available_.notify_one();
   if (idle) idle_.notify_one();
@@ -524,10 +511,10 @@ void Scheduler::work() {
     bool idle = false;
     {
       std::unique_lock lock(mutex_);
-      available_.wait(lock, [this] { return stopped_ || (!active_.empty() && running_ < limits_.workers); });
+      available_.wait(lock, [this] { return stopped_ || (!order_.empty() && running_ < limits_.workers); });
       if (stopped_) return;  // stop() drops what is left
       take(block, ended);
-      more = running_ < limits_.workers && !active_.empty();
+      more = running_ < limits_.workers && !order_.empty();
       idle = idle_for_somebody();
     }
     if (more) available_.notify_one();
@@ -542,8 +529,8 @@ void Scheduler::stop() {
   {
     std::lock_guard lock(mutex_);
     stopped_ = true;
-    while (!active_.empty()) {
-      ScenarioQueue& queue = **active_.begin();
+    while (!order_.empty()) {
+      ScenarioQueue& queue = order_.next();
       drop(queue.next(), Drop::kShutdown, ended);
     }
   }

@@ -4,12 +4,13 @@
 // choose, hand their work over and return; but to wake a worker takes longer than to score a few rows, so what is small
 // and comes while no one computes is computed by the thread that brings it.
 //
-// The unit is a *block*: at most block_rows rows, all of one template binary, computed by one worker in one call. An
-// idle worker takes what there is at once; under backlog a block is filled with what waits. Rows of a large work are
-// handed out block by block, to as many workers as are free, so nobody waits behind more than the blocks that run.
+// The unit is a *block*: at most block_rows rows, and some two milliseconds of work, all of one template binary,
+// computed by one worker in one call. An idle worker takes what there is at once; under backlog a block is filled with
+// what waits. Rows of a large work are handed out block by block, to as many workers as are free, so nobody waits
+// behind more than the blocks that run.
 //
-// Between scenarios: strict priority, then start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996) by weight, where
-// a block costs the time that its rows take. Within one: earliest deadline first (ScenarioQueue::next).
+// Between scenarios: FairOrder, where a block costs the time that its rows take. Within one: earliest deadline first
+// (ScenarioQueue::next).
 #pragma once
 
 #include <atomic>
@@ -20,7 +21,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -29,6 +29,7 @@
 #include <vector>
 
 #include "cost_model.h"
+#include "fair_order.h"
 #include "scenario_queue.h"
 #include "work.h"
 
@@ -101,9 +102,6 @@ class Scheduler {
   void stop();
 
  private:
-  struct Fairer {
-    bool operator()(const ScenarioQueue* a, const ScenarioQueue* b) const;
-  };
   struct Block;
 
   void work();
@@ -134,6 +132,7 @@ class Scheduler {
   double wait_seconds(const ScenarioQueue& queue) const;
   CostModel& cost(const Work* work) { return costs_[work->snapshot->binary.get()]; }
   double row_seconds(const Work* work) const;
+  int64_t most_rows(const Work* work) const;
   double own_seconds(const Work* work) const;
   double own_seconds(const Work* work, int64_t rows) const;
   Drop unmeetable(const Work* work);
@@ -144,9 +143,6 @@ class Scheduler {
   // Whether `rows` of the work would make a block take longer than a deadline in it allows.
   bool delays(const Block& block, const Work* work, int64_t rows, Clock::time_point now) const;
   bool large(const Work* work) const { return work->rows > limits_.block_rows; }
-  // A queue's key in active_ may change only while it is outside.
-  template <typename Change>
-  void rekey(ScenarioQueue& queue, Change change);
 
   const Limits limits_;
   const Observer observer_;
@@ -161,11 +157,9 @@ class Scheduler {
   std::map<std::string, std::unique_ptr<ScenarioQueue>, std::less<>> queues_;
   std::map<std::string, ScenarioPolicy, std::less<>> policies_;
   ScenarioPolicy fallback_;
-  std::set<ScenarioQueue*, Fairer> active_;  // those that are not empty
+  FairOrder order_;  // of those that are not empty
   // By binary; one that was unloaded leaves its figures behind, for whichever comes to lie at its address.
   std::map<const TemplateBinary*, CostModel> costs_;
-  double virtual_time_ = 0;
-  double active_weight_ = 0;
   int64_t waiting_rows_ = 0;
   size_t waiting_works_ = 0;
   size_t waiting_bytes_ = 0;
