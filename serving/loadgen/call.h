@@ -36,6 +36,7 @@ struct Call {
   int http_status = 0;
   int grpc_status = -1;   // -1: none seen
   uint64_t received = 0;  // bytes of the answer's DATA frames
+  Nanos waited = 0;       // the answer, whole, before it was read
   std::array<uint8_t, 5> prefix{};
   bool keep_answer = false;
   std::string answer;  // the message, if it is to be kept

@@ -335,6 +335,7 @@ void Connection::finish(Call& call) {
   if (call.finished) return;
   bool is_grpc = call.http_status == 200 && call.grpc_status >= 0 && call.grpc_status <= kLastStatus;
   bool whole = call.grpc_status != kOk || call.whole_message();
+  call.waited = transport_.waited();
   events_.finished(call, is_grpc && whole ? static_cast<Outcome>(call.grpc_status) : kBadAnswer);
 }
 

@@ -22,7 +22,7 @@ struct StreamStats {
   uint64_t ok_rows = 0;                     // of measured calls, as the following
   uint64_t request_bytes = 0;               // messages, all outcomes
   uint64_t response_bytes = 0;              // messages
-  // Answers OK that came after the deadline; `latest_ok` is how long after it the latest was.
+  // Answers OK that arrived after the deadline; `latest_ok` is how long after it the latest was.
   uint64_t late_ok = 0;
   int64_t latest_ok = 0;
 

@@ -14,6 +14,8 @@
 #include <climits>
 #include <cstring>
 
+#include "timed_read.h"
+
 namespace smt::loadgen {
 namespace {
 
@@ -90,7 +92,10 @@ Transport::Transport(const Address& address, SSL_CTX* tls, const std::string& se
     closed_by_system();
     return;
   }
-  if (tls == nullptr) return;
+  if (tls == nullptr) {
+    net::note_arrivals(fd_);
+    return;
+  }
   tls_.reset(SSL_new(tls));
   const std::string& name = server_name.empty() ? address.host : server_name;
   in6_addr numeric;
@@ -137,7 +142,7 @@ ssize_t Transport::read(char* into, size_t size) {
     return result > 0 ? result : tls_result(result, "TLS");
   }
   for (;;) {
-    ssize_t result = ::read(fd_, into, size);
+    ssize_t result = net::timed_read(fd_, into, size, waited_);
     if (result > 0) return result;
     if (result == 0) return closed("the server closed the connection");
     if (errno == EAGAIN) return kBlocked;

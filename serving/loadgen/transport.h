@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -47,6 +48,8 @@ class Transport {
   // Goes on with connecting and the handshake: 1 when done, kBlocked or kClosed.
   ssize_t handshake();
   ssize_t read(char* into, size_t size);
+  // How long the newest of the bytes that read() returned last had been there. With TLS, whose library reads: 0.
+  Nanos waited() const { return waited_.count(); }
   // Writes some of the parts, in order.
   ssize_t write(const iovec* parts, int count);
   // The peer sees the connection break, not end.
@@ -64,6 +67,7 @@ class Transport {
 
   int fd_ = -1;
   bool connected_ = false;
+  std::chrono::nanoseconds waited_{0};
   std::unique_ptr<SSL, FreeSession> tls_;
   std::string error_;
 };

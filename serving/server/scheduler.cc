@@ -162,9 +162,10 @@ double Scheduler::own_seconds(const Work* work, int64_t rows) const {
   if (found == costs_.end()) return 0;
   const int64_t most = most_rows(work);
   if (rows <= most) return found->second.seconds(rows);
-  int64_t blocks = (rows + most - 1) / most;
-  auto workers = static_cast<int64_t>(limits_.workers);
-  return found->second.seconds(most) * static_cast<double>((blocks + workers - 1) / workers);
+  // Workers turn to it as they get free (Graham's bound for list scheduling, 1966).
+  const double blocks = std::ceil(static_cast<double>(rows) / static_cast<double>(most));
+  const auto workers = static_cast<double>(limits_.workers);
+  return found->second.seconds(most) * (blocks + workers - 1) / workers;
 }
 
 double Scheduler::wait_seconds(const ScenarioQueue& queue) const {

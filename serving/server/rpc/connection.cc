@@ -20,6 +20,8 @@ constexpr uint32_t kStreamWindow = 1 << 20;
 constexpr uint32_t kThrottledWindow = 4096;
 constexpr std::chrono::seconds kThrottled{1};  // after the last refusal
 constexpr std::chrono::seconds kLookForRoundTrip{1};
+// From the scores to the socket: some 50 us, more where the thread has to wait for a core.
+constexpr std::chrono::nanoseconds kAnswering{200'000};
 constexpr uint32_t kMostHeaderBytes = 16 << 10;
 // Frames are made up to here before the socket takes them.
 constexpr size_t kMostPending = 1 << 20;
@@ -166,14 +168,14 @@ bool Connection::receive(std::span<char> buffer) {
 }
 
 // When an answer must be on its way to be in time for a client that gave a request, just received, so much time when
-// it sent it: the way here and the way back take a round trip at least.
+// it sent it: the way here and the way back take a round trip at least, and scores are no answer yet.
 Connection::Clock::time_point Connection::deadline(std::chrono::nanoseconds timeout) {
   if (received_ >= look_again_) {
     look_again_ = received_ + kLookForRoundTrip;
     const auto found = socket_.round_trip();
     if (found && (!nearest_ || *found < *nearest_)) nearest_ = *found;
   }
-  return received_ + timeout - nearest_.value_or(Clock::duration::zero());
+  return received_ + timeout - nearest_.value_or(Clock::duration::zero()) - std::min(kAnswering, timeout / 8);
 }
 
 // Streams whose message goes on beyond what was read: those that wait for a permission to send it, and those that can

@@ -4,7 +4,6 @@
 #include <netinet/in.h>
 #include <openssl/err.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,17 +13,10 @@
 #include <new>
 #include <string_view>
 
+#include "timed_read.h"
+
 namespace smt::server::rpc {
 namespace {
-
-// Beyond it is not the time that bytes waited, but a clock that was set meanwhile.
-constexpr std::chrono::seconds kLongestWait{60};
-
-std::chrono::nanoseconds since(const timespec& moment) {
-  timespec now{};
-  clock_gettime(CLOCK_REALTIME, &now);
-  return std::chrono::seconds(now.tv_sec - moment.tv_sec) + std::chrono::nanoseconds(now.tv_nsec - moment.tv_nsec);
-}
 
 std::string tls_error() {
   unsigned long code = ERR_get_error();
@@ -39,7 +31,7 @@ Socket::Socket(int fd, SSL_CTX* tls) : fd_(fd) {
   int on = 1;
   setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   if (tls == nullptr) {
-    setsockopt(fd_, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
+    net::note_arrivals(fd_);
     return;
   }
   tls_.reset(SSL_new(tls));
@@ -71,32 +63,12 @@ ssize_t Socket::read(char* into, size_t size) {
     return result > 0 ? result : tls_result(result, "TLS");
   }
   for (;;) {
-    ssize_t result = receive(into, size);
+    ssize_t result = net::timed_read(fd_, into, size, waited_);
     if (result > 0) return result;
     if (result == 0) return closed("the client closed the connection");
     if (errno == EAGAIN) return kBlocked;
     if (errno != EINTR) return closed(std::strerror(errno));
   }
-}
-
-ssize_t Socket::receive(char* into, size_t size) {
-  iovec part{into, size};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(timespec))];
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  const ssize_t result = ::recvmsg(fd_, &message, 0);
-  waited_ = {};
-  if (result <= 0) return result;
-  const cmsghdr* head = CMSG_FIRSTHDR(&message);
-  if (head == nullptr || head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_TIMESTAMPNS) return result;
-  timespec arrived{};
-  std::memcpy(&arrived, CMSG_DATA(head), sizeof arrived);
-  const std::chrono::nanoseconds waited = since(arrived);
-  if (waited.count() > 0 && waited < kLongestWait) waited_ = waited;
-  return result;
 }
 
 std::optional<std::chrono::microseconds> Socket::round_trip() const {

@@ -49,7 +49,6 @@ class Socket {
     void operator()(SSL* session) const { SSL_free(session); }
   };
 
-  ssize_t receive(char* into, size_t size);
   ssize_t closed(std::string why);
   ssize_t tls_result(int result, const char* what);
 

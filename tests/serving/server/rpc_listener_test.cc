@@ -266,8 +266,10 @@ class ListenerTest : public testing::Test {
                            stream->read();
                            return chat;
                          }};
-    listener_ = std::make_unique<Listener>(Listener::Address{"--port", "127.0.0.1", 0}, 2, methods_,
-                                           ConnectionLimits{.message_bytes = 4 << 20, .calls = 100}, nullptr);
+    listener_ = std::make_unique<Listener>(
+        Listener::Address{"--port", "127.0.0.1", 0}, 2, methods_,
+        ConnectionLimits{.message_bytes = 4 << 20, .calls = 100}, nullptr,
+        TurnHooks{.begin = [] { polls = true; }, .end = [this] { turns_ += polls ? 1 : 0; }});
     listener_->start();
   }
   void expect_gone() {  // the handlers of what is over
@@ -275,6 +277,8 @@ class ListenerTest : public testing::Test {
     EXPECT_EQ(counts_.alive, 0);
   }
 
+  static inline thread_local bool polls = false;  // the thread has begun
+  std::atomic<int> turns_{0};
   Counts counts_;
   Methods methods_;
   std::unique_ptr<Listener> listener_;
@@ -292,6 +296,13 @@ TEST_F(ListenerTest, AnswersCalls) {
   }
   EXPECT_EQ(client.finished(client.call("/echo", message("later"))).data, message("later"));
   expect_gone();
+}
+
+TEST_F(ListenerTest, TurnsEndOnThreadsThatHaveBegun) {
+  Client client(listener_->port());
+  client.finished(client.call("/echo", message("now")));
+  for (int i = 0; i < 10'000 && turns_ == 0; ++i) std::this_thread::sleep_for(1ms);
+  EXPECT_GT(turns_, 0);
 }
 
 TEST_F(ListenerTest, ManyCallsOfManyClientsFromOtherThreads) {
