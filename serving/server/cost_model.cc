@@ -11,6 +11,9 @@ static constexpr double kNew = 1.0 / 8;
 // One batch that was interrupted by another process tells nothing of the next: it counts as so many times the average.
 static constexpr double kOutlier = 4;
 static constexpr double kRelaxed = 0.98;
+// A large batch that came once, as the first one, was slow for other reasons; were it to stand for what rows cost,
+// batches might never be as large again.
+static constexpr uint64_t kLately = 64;
 
 size_t CostModel::bucket(int64_t rows) {
   auto width = static_cast<size_t>(std::bit_width(static_cast<uint64_t>(std::max<int64_t>(rows, 1)) - 1));
@@ -19,9 +22,11 @@ size_t CostModel::bucket(int64_t rows) {
 
 void CostModel::observe(int64_t rows, double seconds) {
   Bucket& seen = buckets_[bucket(rows)];
+  seen.last = ++observed_;
   auto count = static_cast<double>(rows);
   if (seen.seconds == 0) {
-    seen = {count, seconds};
+    seen.rows = count;
+    seen.seconds = seconds;
     return;
   }
   const double off = std::min(std::abs(seconds * seen.rows / (seen.seconds * count) - 1), 1.0);
@@ -52,7 +57,8 @@ double CostModel::seconds(int64_t rows) const {
 
 double CostModel::row_seconds() const {
   for (size_t place = kBuckets; place-- > 0;) {
-    if (buckets_[place].seconds > 0) return buckets_[place].seconds / buckets_[place].rows;
+    const Bucket& seen = buckets_[place];
+    if (seen.seconds > 0 && observed_ - seen.last < kLately) return seen.seconds / seen.rows;
   }
   return 0;
 }

@@ -22,7 +22,7 @@ class CostModel {
   // What seconds() is to be multiplied with for a promise: by the average alone every second one would be broken. The
   // average deviation counts four times, as for round-trip times (Jacobson 1988).
   double caution() const { return 1 + 4 * deviation_; }
-  // Seconds of one more row in a large batch.
+  // Seconds of one more row in a large batch: the largest of those seen lately.
   double row_seconds() const;
 
  private:
@@ -30,10 +30,12 @@ class CostModel {
   struct Bucket {
     double rows = 0;     // moving average of the rows
     double seconds = 0;  // and of the seconds; 0: none seen
+    uint64_t last = 0;   // observation
   };
   static size_t bucket(int64_t rows);
 
   std::array<Bucket, kBuckets> buckets_{};
+  uint64_t observed_ = 0;
   double deviation_ = 0;  // moving average of |seconds - average| / average, at most 1 each
 };
 

@@ -26,6 +26,15 @@ TEST(CostModel, SmallBatchesSayNothingOfALargeOnesRows) {
   EXPECT_NEAR(model.seconds(256), 1e-3, 1e-9);
 }
 
+TEST(CostModel, ALargeBatchLongAgoDoesNotSayWhatRowsCostNow) {
+  CostModel model;
+  model.observe(256, 1);
+  for (int i = 0; i < 100; ++i) model.observe(64, 1e-3);
+  EXPECT_NEAR(model.row_seconds(), 1e-3 / 64, 1e-9);
+  model.observe(256, 1e-3);
+  EXPECT_GT(model.row_seconds(), 1e-3);  // seen again, it counts again
+}
+
 TEST(CostModel, WhereNothingWasSeenItPromisesTooMuch) {
   CostModel model;
   model.observe(64, 64e-6);
