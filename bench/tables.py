@@ -244,6 +244,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "hotswap": ("hotswap", hotswap),
     "isolation": ("isolation", isolation),
     "kernels": ("kernels", kernels),
+    "kernels_avx2": ("kernels_avx2", kernels),
     "kernels_summary": ("kernels", kernels_summary),
     "quality_census": ("quality_census", quality_census),
     "quality_frappe": ("quality_frappe", quality_frappe),
