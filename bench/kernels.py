@@ -4,7 +4,8 @@
 
 At each point (shape, rows, threads) ours and the peers take turns on the same fresh random inputs, in blocks of calls
 of which the first is not counted: it brings the engine's weights and threads back. Each engine is compared with float64
-before it is timed; the median counts. What did not run is listed in the file under `left_out`, with the reason.
+before it is timed; the median counts. The core's peak takes turns with them too, for the shares of it.
+What did not run is listed in the file under `left_out`, with the reason.
 
 Compiled peers and trained models are kept in build/bench. --quick makes fewer repetitions, and does without peers
 that take long to compile unless a full run has compiled them. Exit status 1 if something could not be measured.
@@ -19,6 +20,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "300000")
 import argparse
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 
 from bench import census
 from bench.kernel_targets import add_targets
-from bench.machine import bf16_product, core_peak, read_bandwidth
+from bench.machine import Pace, bf16_product, core_peak, kernel_peak, read_bandwidth
 from bench.measure import Contender, Effort, Timing, alternate, difference
 from bench.ours import FusedEngine
 from bench.peer_build import ArtefactCache, Problem
@@ -60,6 +62,7 @@ MIXED_SHAPE, MIXED_ROWS, MIXED_SCENARIOS = "R1", 1024, (1, 4, 32)
 SANE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.3}
 
 Key = tuple[str, str]  # backend and variant
+PACE: Key = ("pace", "")  # takes turns with the engines, and is none
 
 
 class Bench:
@@ -71,6 +74,7 @@ class Bench:
         self.cache = ArtefactCache(CACHE, slow_builds=not quick)
         self.left_out: list[dict[str, Any]] = []
         self.peaks = {precision: core_peak(precision) for precision in SANE}
+        self.kernel_peak = kernel_peak("bf16")
         self.bandwidth = {threads: read_bandwidth(threads) for threads in THREADS}
 
     def measure_shape(self, shape: Shape) -> None:
@@ -137,13 +141,16 @@ class Bench:
             if key[0] not in PEERS:
                 raise RuntimeError(f"{key[0]} on {rows} rows of {shape.name}, {threads} threads: {why}")
             self._leave_out(shape, rows, threads, key, why)
-        contenders = {key: Contender(engines[key], make) for key in off}
+        pace = Pace("bf16")
+        contenders = {PACE: Contender(pace, make)} | {key: Contender(engines[key], make) for key in off}
         timings = alternate(contenders, self.effort)
+        del timings[PACE]
+        speed = median(pace.found) / self.kernel_peak
         # Of each peer the variant that is fastest here.
         fastest = {key[0]: key for key in sorted(timings, key=lambda key: timings[key].median_ms, reverse=True)}
         peers = {name: timings[key] for name, key in fastest.items() if name in PEERS}
         for name, key in fastest.items():
-            row = self._row(shape, rows, threads, name, timings[key])
+            row = self._row(shape, rows, threads, name, timings[key], speed)
             row |= {"variant": key[1] or None, "max_abs_dp": off[key]}
             if name not in PEERS:
                 row |= _ratios(timings[key], peers)
@@ -156,7 +163,8 @@ class Bench:
             flush=True,
         )
 
-    def _row(self, shape: Shape, rows: int, threads: int, backend: str, timing: Timing) -> dict[str, Any]:
+    def _row(self, shape: Shape, rows: int, threads: int, backend: str, timing: Timing, speed: float) -> dict[str, Any]:
+        """`speed`: of the machine meanwhile, over the best that was seen of it."""
         flops = shape.flops_per_row * rows / (timing.median_ms * 1e-3)
         return {
             "shape": shape.name,
@@ -168,7 +176,8 @@ class Bench:
             "p99_ms": timing.p99_ms,
             "calls": len(timing.seconds),
             "gflops": flops * 1e-9,
-            "peak_fraction": flops / (self.peaks[_precision(backend)] * threads),
+            "machine_speed": speed,
+            "peak_fraction": flops / (self.peaks[_precision(backend)] * speed * threads),
         }
 
     def measure_mixed(self) -> None:
@@ -185,13 +194,16 @@ class Bench:
             for count, contender in contenders.items():
                 batch = contender.make_batch(rng)
                 off[count] = difference(engine, batch, reference(shape, arena, table, batch))
-            timings = alternate(contenders, self.effort)
+            pace = Pace("bf16")
+            timings = alternate(contenders | {0: Contender(pace, _mixed_batches(shape, slots[1]))}, self.effort)
+            del timings[0]
+            speed = median(pace.found) / self.kernel_peak
             alone = timings[1].median_ms
             for count, timing in timings.items():
                 padded = len(slots[count]) * cpu.ROW_BLOCK
                 compute = alone * padded / MIXED_ROWS
                 stream = count * engine.packed_bytes / self.bandwidth[threads] * 1e3
-                row = self._row(shape, MIXED_ROWS, threads, "fused bf16", timing)
+                row = self._row(shape, MIXED_ROWS, threads, "fused bf16", timing, speed)
                 row |= {"shape": f"{shape.name}, scenarios: {count}", "scenarios": count, "max_abs_dp": off[count]}
                 row |= {"padded_rows": padded, "compute_ms": compute, "stream_ms": stream}
                 row |= {
@@ -267,7 +279,7 @@ def _described(shape: Shape) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions; at most three minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions; some ten minutes on a CPU without bf16 instructions, three on others")
     parser.add_argument("--json", type=Path, required=True, help="result file to write")
     parser.add_argument(
         "--registry", type=Path, help="snapshots of the census example; default: trained here (--quick: one scenario)"

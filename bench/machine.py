@@ -3,8 +3,11 @@
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from bench.shapes import Batch
 from smt.kernels import cpu
 from smt.kernels.cpu import Precision
 
@@ -14,11 +17,37 @@ _REPETITIONS = 7
 _LONGEST = 3.0  # a bfloat16 product on a CPU that has no instruction for it takes a hundred times as long
 
 
+def kernel_peak(precision: Precision) -> float:
+    """FLOP/s of one core: what the kernels in use reach on operands in its first-level cache."""
+    return max(cpu.peak_flops(precision) for _ in range(_REPETITIONS))
+
+
 def core_peak(precision: Precision) -> float:
-    """FLOP/s of one core: what the kernels in use reach on operands in its first-level cache, or, in bfloat16, what
-    PyTorch's product reaches, if that is more."""
-    peak = max(cpu.peak_flops(precision) for _ in range(_REPETITIONS))
+    """FLOP/s of one core: `kernel_peak` or, in bfloat16, what PyTorch's product reaches, if that is more."""
+    peak = kernel_peak(precision)
     return max(peak, bf16_product(1)) if precision == "bf16" else peak
+
+
+class Pace:
+    """How fast a core is while others are measured: takes its turn as an engine does (`bench.peers.Engine`).
+
+    A core that is shared with another virtual machine loses a third of its speed whenever that one computes.
+    """
+
+    def __init__(self, precision: Precision) -> None:
+        self._precision = precision
+        self.found: list[float] = []
+
+    def bind(self, batch: Batch) -> None:
+        """Needs no inputs."""
+
+    def run(self) -> None:
+        """Notes what the kernels reach now."""
+        self.found.append(cpu.peak_flops(self._precision))
+
+    def output(self) -> NDArray[np.float32]:
+        """FLOP/s so far."""
+        return np.array(self.found, np.float32)
 
 
 def bf16_product(threads: int) -> float:

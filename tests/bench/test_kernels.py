@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import kernels, tables
+from bench import kernels, machine, tables
 from bench.kernel_targets import add_targets
 from bench.measure import Contender, Effort, alternate
 from bench.peers import PEERS, Engine, Load, Variant
@@ -81,6 +81,8 @@ def wrong(problem: Any, rows: int, threads: int, cache: Any) -> Engine:
 def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> kernels.Bench:
     """A benchmark of one peer that is right, one that is wrong, one that fails on some rows and one that is absent."""
     monkeypatch.setattr(kernels, "core_peak", lambda precision: 1e11)
+    monkeypatch.setattr(kernels, "kernel_peak", lambda precision: 2e11)
+    monkeypatch.setattr(machine.cpu, "peak_flops", lambda precision: 1e11)  # half of what was seen before
     monkeypatch.setattr(kernels, "read_bandwidth", lambda threads: 1e10)
     monkeypatch.setattr(kernels, "bf16_product", lambda threads: 1e11)
     monkeypatch.setattr(kernels, "CACHE", tmp_path)
@@ -108,7 +110,8 @@ def test_result_file(bench: kernels.Bench, tmp_path: Path, monkeypatch: pytest.M
         assert set(row) >= ROW_KEYS
         assert row["min_ms"] <= row["median_ms"] <= row["p99_ms"]
         assert row["gflops"] == pytest.approx(shape.flops_per_row * row["rows"] / row["median_ms"] * 1e-6)
-        assert row["peak_fraction"] == pytest.approx(row["gflops"] / 100)
+        assert row["machine_speed"] == 0.5
+        assert row["peak_fraction"] == pytest.approx(row["gflops"] / 50)
         assert row["max_abs_dp"] < (1e-5 if row["backend"] == "eager fp32" else 3e-2)
         if row["backend"] == "fused bf16":
             assert row["best_peer"] == "eager fp32"
