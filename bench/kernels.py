@@ -279,7 +279,11 @@ def _described(shape: Shape) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions; some ten minutes on a CPU without bf16 instructions, three on others")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="fewer repetitions; some ten minutes on a CPU without bf16 instructions, three on others",
+    )
     parser.add_argument("--json", type=Path, required=True, help="result file to write")
     parser.add_argument(
         "--registry", type=Path, help="snapshots of the census example; default: trained here (--quick: one scenario)"
