@@ -10,9 +10,11 @@ namespace smt::server {
 static constexpr double kNew = 1.0 / 8;
 // One batch that was interrupted by another process tells nothing of the next: it counts as so many times the average.
 static constexpr double kOutlier = 4;
+// What an average keeps of itself while a batch of another size is observed: the first ones of a size, when everything
+// was cold, are not to be believed when it is seen again.
+static constexpr double kKept = 31.0 / 32;
 static constexpr double kRelaxed = 0.98;
-// A large batch that came once, as the first one, was slow for other reasons; were it to stand for what rows cost,
-// batches might never be as large again.
+// Were a large batch that came once, as the first one, to stand for what rows cost, none might ever be as large again.
 static constexpr uint64_t kLately = 64;
 
 size_t CostModel::bucket(int64_t rows) {
@@ -22,7 +24,8 @@ size_t CostModel::bucket(int64_t rows) {
 
 void CostModel::observe(int64_t rows, double seconds) {
   Bucket& seen = buckets_[bucket(rows)];
-  seen.last = ++observed_;
+  const auto since = static_cast<double>(++observed_ - seen.last);
+  seen.last = observed_;
   auto count = static_cast<double>(rows);
   if (seen.seconds == 0) {
     seen.rows = count;
@@ -31,8 +34,9 @@ void CostModel::observe(int64_t rows, double seconds) {
   }
   const double off = std::min(std::abs(seconds * seen.rows / (seen.seconds * count) - 1), 1.0);
   deviation_ += kNew * (off - deviation_);
-  seen.seconds += kNew * (std::min(seconds, kOutlier * seen.seconds) - seen.seconds);
-  seen.rows += kNew * (count - seen.rows);
+  const double weight = std::max(kNew, 1 - std::pow(kKept, since));
+  seen.seconds += weight * (std::min(seconds, kOutlier * seen.seconds) - seen.seconds);
+  seen.rows += weight * (count - seen.rows);
 }
 
 void CostModel::relax() {
