@@ -2,9 +2,11 @@
 
 A client asks all the time; the clock runs from before the publication is begun, so that writing it (with its checksums
 and fsync) counts, and again from when it returned. Whole versions of 100 MB, and deltas of 1 % of the rows of a table
-of 10 million. Memory: before each publication the kernel's peak of the server's resident memory (VmHWM) is reset, and
-read when the new version answers; so nothing falls between two samples. What the kernel may have miscounted is taken
-off: see COUNTER_BYTES.
+of 10 million. Beside it, in turns, what the disk takes for as many bytes by itself: a publication that survives a power
+cut cannot take less.
+
+Memory: before each publication the kernel's peak of the server's resident memory (VmHWM) is reset, and read when the
+new version answers; so nothing falls between two samples. What the kernel may have miscounted is taken off: see COUNTER_BYTES.
 """
 
 import os
@@ -34,6 +36,7 @@ FULL, QUICK = (200, 3), (12, 1)
 _CHAIN = 8
 _KEPT = 2  # versions of a scenario that the server has in memory: the one that it serves and the one before
 _SETTLED_SECONDS = 30.0
+_WRITE_BYTES = 8 << 20
 _MIB = 2**20
 # What the kernel's count of a process's resident memory may be off by: since Linux 6.2 each core keeps up to so many
 # pages to itself (percpu_counter_batch). The most of 200 publications is bound to have much of it in.
@@ -83,17 +86,23 @@ def publications(server: SmtServer, publish: Callable[[], Measured], count: int,
     return found
 
 
-def wholes(folder: Path, count: int, whole_bytes: float = WHOLE_BYTES) -> list[Publication]:
-    """Whole versions of one scenario. Raises what bench.delta.measure raises."""
+def wholes(folder: Path, count: int, whole_bytes: float = WHOLE_BYTES) -> tuple[list[Publication], list[float]]:
+    """Whole versions of one scenario; and seconds that the disk takes for as many bytes, measured in turns.
+
+    Raises what bench.delta.measure raises.
+    """
+    disk: list[float] = []
     table = LargeTable.publish(folder, round(whole_bytes / _ROW_BYTES))
     with SmtServer(folder) as server, Client(server.target) as client:
 
         def publish() -> Measured:
             collect(Registry(folder), SCENARIO, Policy(2, timedelta()), apply=True)
+            disk.append(synced_write_seconds(folder, table.values.numpy().data.cast("B")))
             return measure_whole(table, client)
 
         publications(server, publish, 2, 1)  # afterwards the version before is in memory, as it will be
-        return publications(server, publish, count, 3)
+        disk.clear()
+        return publications(server, publish, count, 3), disk
 
 
 def deltas(folder: Path, chains: int, rows: int = DELTA_ROWS) -> tuple[list[Publication], float]:
@@ -112,6 +121,16 @@ def deltas(folder: Path, chains: int, rows: int = DELTA_ROWS) -> tuple[list[Publ
     return found, bookkeeping
 
 
+def synced_write_seconds(folder: Path, content: memoryview) -> float:
+    """What a new file of this content takes until it is on the disk."""
+    started = time.monotonic()
+    with tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
+        while content:
+            content = content[os.write(file.fileno(), content[:_WRITE_BYTES]) :]
+        os.fsync(file.fileno())
+        return time.monotonic() - started
+
+
 def _settled(server: SmtServer, loaded: int) -> int:
     """Resident bytes, when the server has loaded so many versions and freed all but _KEPT."""
     deadline = time.monotonic() + _SETTLED_SECONDS
@@ -127,15 +146,16 @@ def _settled(server: SmtServer, loaded: int) -> int:
     return server.rss_bytes()
 
 
-def _row(shape: str, found: list[Publication]) -> dict[str, Any]:
-    def at(values: list[float]) -> dict[str, float]:
-        return {"median": float(np.median(values)), "p99": float(np.quantile(values, 0.99)), "max": max(values)}
+def _at(values: list[float]) -> dict[str, float]:
+    return {"median": float(np.median(values)), "p99": float(np.quantile(values, 0.99)), "max": max(values)}
 
+
+def _row(shape: str, found: list[Publication]) -> dict[str, Any]:
     measured = [one.measured for one in found]
     times = {
-        "publish": at([one.publish_seconds * 1e3 for one in measured]),
-        "response": at([one.response_seconds * 1e3 for one in measured]),
-        "both": at([one.seconds * 1e3 for one in found]),
+        "publish": _at([one.publish_seconds * 1e3 for one in measured]),
+        "response": _at([one.response_seconds * 1e3 for one in measured]),
+        "both": _at([one.seconds * 1e3 for one in found]),
     }
     return {
         "part": "freshness",
@@ -158,11 +178,12 @@ def measure_part(result: Result, quick: bool, cache: Path) -> None:
     count, chains = QUICK if quick else FULL
     with tempfile.TemporaryDirectory(prefix="bench-hotswap-") as folder:
         compiled(cache, Path(folder))
-        whole = wholes(Path(folder), count)
+        whole, disk = wholes(Path(folder), count)
     with tempfile.TemporaryDirectory(prefix="bench-hotswap-") as folder:
         compiled(cache, Path(folder))
         changed, bookkeeping = deltas(Path(folder), chains)
     rows = [_row("100 MB, whole", whole), _row("1 % of 10 million rows", changed)]
+    rows[0] |= {f"disk_{quantile}_ms": value for quantile, value in _at([each * 1e3 for each in disk]).items()}
     result.results += rows
     for row in rows:
         print(", ".join(f"{key} {value:.6g}" for key, value in row.items() if isinstance(value, float)), flush=True)

@@ -141,6 +141,7 @@ def hotswap(content: dict[str, Any]) -> list[str]:
     fresh = {"shape": "publication", "publications": "of them", "written_mib": "written, MiB"}
     fresh |= {"publish_median_ms": "publishing, median ms", "response_median_ms": "then to the answer, median ms"}
     fresh |= {"response_p99_ms": "p99", "both_p99_ms": "both, p99 ms", "grown_mib": "growth of memory at most, MiB"}
+    fresh |= {"disk_median_ms": "the bytes to the disk by themselves, median ms", "disk_p99_ms": "that, p99 ms"}
     crashes = {"publishers_killed": "publishers killed", "servers_killed": "servers killed", "published": "published"}
     peers = {"backend": "server", "capacity_rows_per_second": "capacity, rows/s", "steady_p99_ms": "p99 before, ms"}
     peers |= {"p99_ms": "p99 during swaps, ms", "p999_ms": "p99.9, ms", "failed": "failed calls", "swaps": "swaps"}

@@ -39,14 +39,15 @@ void FairOrder::insert(ScenarioQueue& queue, bool was_waiting) {
   weight_ += queue.policy().weight;
 }
 
-void FairOrder::charge(ScenarioQueue& queue, double seconds) {
-  const bool was = remove(queue);
+void FairOrder::advance(ScenarioQueue& queue, double seconds) {
   Level& level = levels_[queue.policy().priority];
   level.time = std::max(level.time, queue.start);
   queue.start += seconds / queue.policy().weight;
   queue.turn = ++turns_;
   level.latest = std::max(level.latest, queue.start);
-  insert(queue, was);
+}
+
+void FairOrder::call_due(Level& level) {
   while (!level.early.empty() && (*level.early.begin())->start <= level.time) {
     ScenarioQueue* due = level.early.extract(level.early.begin()).value();
     due->turn = ++turns_;

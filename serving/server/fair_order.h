@@ -37,8 +37,15 @@ class FairOrder {
     change();
     insert(queue, was);
   }
-  // The queue, which is next, has taken what costs so many seconds of a worker.
-  void charge(ScenarioQueue& queue, double seconds);
+  // The same with a change() that takes, of a queue that waits, what costs so many seconds of a worker.
+  template <typename Change>
+  void charge(ScenarioQueue& queue, double seconds, Change change) {
+    update(queue, [&] {
+      advance(queue, seconds);
+      change();
+    });
+    call_due(levels_[queue.policy().priority]);
+  }
 
  private:
   // Of one priority.
@@ -59,6 +66,8 @@ class FairOrder {
     bool empty() const { return due.empty() && early.empty(); }
   };
 
+  void advance(ScenarioQueue& queue, double seconds);
+  void call_due(Level& level);  // those whose start has come
   bool remove(ScenarioQueue& queue);
   void insert(ScenarioQueue& queue, bool was_waiting);
 

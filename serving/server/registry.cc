@@ -56,7 +56,7 @@ std::vector<std::string> Registry::scenarios(std::vector<std::string>& ignored) 
 
 bool Registry::has(const std::string& scenario) const {
   std::error_code ignored;
-  return fs::is_directory(root_ / "scenarios" / scenario, ignored);
+  return fs::is_directory(scenario_dir(scenario), ignored);
 }
 
 std::optional<std::string> Registry::current(const std::string& scenario) const {
@@ -93,12 +93,12 @@ std::optional<Label> Registry::label(const std::string& scenario, std::string_vi
   }
 }
 
-fs::path Registry::current_file(const std::string& scenario) const {
-  return root_ / "scenarios" / scenario / "current";
-}
+fs::path Registry::scenario_dir(const std::string& scenario) const { return root_ / "scenarios" / scenario; }
+
+fs::path Registry::current_file(const std::string& scenario) const { return scenario_dir(scenario) / "current"; }
 
 fs::path Registry::label_file(const std::string& scenario, std::string_view name) const {
-  return root_ / "scenarios" / scenario / "labels" / name;
+  return scenario_dir(scenario) / "labels" / name;
 }
 
 std::vector<std::string> Registry::abi_hashes(const std::string& template_name) const {
@@ -107,7 +107,7 @@ std::vector<std::string> Registry::abi_hashes(const std::string& template_name) 
 }
 
 fs::path Registry::snapshot_dir(const std::string& scenario, const std::string& version) const {
-  return root_ / "scenarios" / scenario / "versions" / version;
+  return scenario_dir(scenario) / "versions" / version;
 }
 
 fs::path Registry::binary_dir(const std::string& template_name, const std::string& abi_hash) const {

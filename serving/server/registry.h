@@ -46,6 +46,7 @@ class Registry {
   // Throws Refused: kPointer when it is not a label, kIo.
   std::optional<Label> label(const std::string& scenario, std::string_view name) const;
 
+  std::filesystem::path scenario_dir(const std::string& scenario) const;
   std::filesystem::path current_file(const std::string& scenario) const;
   std::filesystem::path label_file(const std::string& scenario, std::string_view name) const;
 

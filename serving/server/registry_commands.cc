@@ -19,7 +19,7 @@ void RegistryCommands::submit(Command command) {
     if (!closed_ && waiting_.size() < kMostWaiting) {
       if (command.verb == CommandVerb::kRollback) urgent_.request_stop();
       waiting_.push_back(std::move(command));
-      arrived_.notify_one();
+      arrived_.set();
       return;
     }
     refusal = closed_ ? draining()
@@ -35,6 +35,7 @@ std::optional<Command> RegistryCommands::take() {
   if (waiting_.empty()) return std::nullopt;
   Command command = std::move(waiting_.front());
   waiting_.pop_front();
+  if (waiting_.empty() && !closed_) arrived_.clear();
   auto urgent = [](const Command& each) { return each.verb == CommandVerb::kRollback; };
   if (urgent_.stop_requested() && std::ranges::none_of(waiting_, urgent)) urgent_ = {};
   return command;
@@ -45,16 +46,12 @@ std::stop_token RegistryCommands::urgent() const {
   return urgent_.get_token();
 }
 
-void RegistryCommands::wait(const std::stop_token& stop, std::chrono::milliseconds interval) {
-  std::unique_lock lock(mutex_);
-  arrived_.wait_for(lock, stop, interval, [this] { return !waiting_.empty(); });
-}
-
 void RegistryCommands::close() {
   std::deque<Command> left;
   {
     std::lock_guard lock(mutex_);
     closed_ = true;
+    arrived_.set();
     left.swap(waiting_);
   }
   for (const Command& command : left) command.done(draining());

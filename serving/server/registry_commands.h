@@ -2,8 +2,6 @@
 // done on the thread that scans the registry, so that no serving thread ever loads, packs or frees weights.
 #pragma once
 
-#include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <deque>
 #include <functional>
@@ -11,6 +9,8 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+
+#include "wakeup.h"
 
 namespace smt::server {
 
@@ -65,8 +65,8 @@ class RegistryCommands {
 
   // For the scanning thread.
   std::optional<Command> take();
-  // Returns when a command waits, when `stop` is requested, or after `interval`.
-  void wait(const std::stop_token& stop, std::chrono::milliseconds interval);
+  // A file descriptor that can be read while a command waits, and after close().
+  int arrived() const { return arrived_.fd(); }
 
   // Requested as soon as a kRollback waits: what a load that nobody waits for gives way to. Take a new one for each
   // load.
@@ -77,7 +77,7 @@ class RegistryCommands {
 
  private:
   mutable std::mutex mutex_;  // guards all below; never held while done() is called
-  std::condition_variable_any arrived_;
+  Wakeup arrived_;            // set while `waiting_` is not empty, and when closed
   std::deque<Command> waiting_;
   std::stop_source urgent_;  // replaced when no kRollback waits any more
   bool closed_ = false;

@@ -48,7 +48,12 @@ void RegistryWatcher::stop() {
 void RegistryWatcher::run(std::stop_token stop, std::chrono::milliseconds interval) {
   while (!stop.stop_requested()) {
     scan(stop);
-    commands_.wait(stop, interval);
+    const Clock::time_point next = Clock::now() + interval;
+    while (!stop.stop_requested() && Clock::now() < next) {
+      changes_.wait(commands_.arrived(), next);  // which request_stop() makes readable too
+      run_commands(stop);
+      for (const std::string& name : changes_.take()) visit(name, stop);
+    }
   }
 }
 
@@ -84,6 +89,7 @@ void RegistryWatcher::scan(std::stop_token stop) {
 void RegistryWatcher::visit(const std::string& name, const std::stop_token& stop) {
   auto at = scenarios_.find(name);
   if (at != scenarios_.end() && (at->second.pinned || at->second.unloaded)) return;
+  changes_.watch(name, registry_.scenario_dir(name));  // before it is read, so that no change falls between
   const Pointers& pointers = pointers_.read(name);
   if (pointers.current.error) {
     const Refused& error = *pointers.current.error;

@@ -1,7 +1,7 @@
 // Keeps the scenario store equal to the registry: polls every scenario's `current` and labels, and loads what changed.
 //
-// Polling, not inotify: registries live on network file systems too, and a look at a scenario at rest is three stat(2)
-// calls (pointers.h).
+// Polling, since registries live on network file systems too, and a look at a scenario at rest is three stat(2) calls
+// (pointers.h). Where the kernel tells of a new `current` (registry_changes.h), that is looked at without delay.
 #pragma once
 
 #include <chrono>
@@ -22,6 +22,7 @@
 #include "reaper.h"
 #include "refusal.h"
 #include "registry.h"
+#include "registry_changes.h"
 #include "registry_commands.h"
 #include "scenario_store.h"
 #include "snapshot_loader.h"
@@ -91,8 +92,8 @@ class RegistryWatcher {
   // One pass over the registry, on the calling thread. Not to be called while the thread runs.
   void scan(std::stop_token stop = {});
 
-  // Scans every `interval` on a thread of its own, at lower priority than the serving threads. `on_thread_start` runs
-  // first on that thread.
+  // Scans every `interval` on a thread of its own, at lower priority than the serving threads, and between two scans
+  // visits the scenarios whose `current` is known to have been replaced. `on_thread_start` runs first on that thread.
   void start(std::chrono::milliseconds interval, std::function<void()> on_thread_start = {});
   // Interrupts a load in progress, without waiting; answers the commands that wait, and later ones.
   void request_stop() {
@@ -208,6 +209,7 @@ class RegistryWatcher {
   const Rules rules_;
   // Only the scanning thread touches these.
   PointerReader pointers_;
+  RegistryChanges changes_;
   std::map<std::string, Scenario> scenarios_;
   std::set<std::string> ignored_;  // folder names already warned about
   std::string listing_error_;      // last one logged

@@ -1,8 +1,8 @@
 // Who computes what, and when: the queues of all scenarios, and the threads that own compute.
 //
-// At most so many blocks are computed at once as there are workers. The threads of gRPC, whose number is not ours to
-// choose, hand their work over and return; but to wake a worker takes longer than to score a few rows, so what is small
-// and comes while no one computes is computed by the thread that brings it.
+// At most so many blocks are computed at once as there are workers. The threads that read requests hand their work over
+// and return; but to wake a worker takes longer than to score a few rows, so what is small and comes while no one
+// computes is computed by the thread that brings it.
 //
 // The unit is a *block*: at most block_rows rows, and some two milliseconds of work, all of one template binary,
 // computed by one worker in one call. An idle worker takes what there is at once; under backlog a block is filled with
@@ -28,6 +28,7 @@
 #include <thread>
 #include <vector>
 
+#include "block.h"
 #include "cost_model.h"
 #include "fair_order.h"
 #include "scenario_queue.h"
@@ -102,13 +103,13 @@ class Scheduler {
   void stop();
 
  private:
-  struct Block;
-
   void work();
   void compute(Block& block, BatchRunner& runner);
   // Sees to it that what waits is computed: on this thread, if it is little and nobody computes.
   void begin(std::vector<Work*>& ended);
+
   // All of the following require mutex_. Works to conclude, once it is released, are added to `ended`.
+
   // Whether all that waits is little enough for the thread that brings it, and nobody computes.
   bool little() const;
   Drop admit(Work* work, Clock::time_point now, std::vector<Work*>& ended);

@@ -59,7 +59,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_whole_versions_and_deltas_are_taken(cache: Path, tmp_path: Path) -> None:
     compiled(cache, tmp_path / "whole")
-    whole = wholes(tmp_path / "whole", 2, 2e6)
+    whole, disk = wholes(tmp_path / "whole", 2, 2e6)
+    assert len(disk) == 2
+    assert min(disk) > 0
     assert [one.measured.chain for one in whole] == [0, 0]
     compiled(cache, tmp_path / "delta")
     changed, bookkeeping = deltas(tmp_path / "delta", 1, 20_000)

@@ -1,5 +1,6 @@
 """Parts of the serving benchmarks: their servers, requests, turns, and what is made of the figures."""
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,11 @@ import pyarrow as pa
 import pytest
 import torch
 
+from bench import isolation
 from bench.fleet import Fleet, feature_spec
 from bench.load import LoadError, Sample, Samples, alternate, closed, requests
 from bench.overload import DEADLINES, growth, in_turns, overload, with_deadlines
+from bench.result import ROOT
 from bench.scenarios import shares, streaming_limit
 from bench.servers import EMPTY_METHOD, EmptyServer, ServerError, SmtServer, metric_sum
 from bench.serving import _against_peer
@@ -23,6 +26,12 @@ from smt.serving.client import Client
 from smt.serving.registry import Registry
 from smt.training.model import serving_function
 from tests.bench.support import tiny_shape
+
+
+def test_the_block_that_isolation_allows_for_is_the_schedulers() -> None:
+    source = (ROOT / "serving" / "server" / "scheduler.cc").read_text()
+    (seconds,) = re.findall(r"kBlockSeconds = (\S+);", source)
+    assert float(seconds) * 1e3 == pytest.approx(isolation.BLOCK_MS)
 
 
 @pytest.fixture(scope="module")

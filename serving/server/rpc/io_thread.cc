@@ -1,7 +1,6 @@
 #include "io_thread.h"
 
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -28,23 +27,19 @@ int checked(int fd, const char* what) {
 }  // namespace
 
 IoThread::IoThread(const TurnHooks& hooks)
-    : hooks_(hooks),
-      epoll_(checked(epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
-      wake_(checked(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {
+    : hooks_(hooks), epoll_(checked(epoll_create1(EPOLL_CLOEXEC), "epoll_create1")) {
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.ptr = this;
-  checked(epoll_ctl(epoll_, EPOLL_CTL_ADD, wake_, &event), "epoll_ctl");
+  checked(epoll_ctl(epoll_, EPOLL_CTL_ADD, wake_.fd(), &event), "epoll_ctl");
 }
 
 IoThread::~IoThread() {
   stopping_.store(true);
-  const uint64_t one = 1;
-  static_cast<void>(::write(wake_, &one, sizeof one));
+  wake_.set();
   if (thread_.joinable()) thread_.join();
   each([](Connection& connection) { connection.end(); });
   connections_.clear();
-  ::close(wake_);
   ::close(epoll_);
 }
 

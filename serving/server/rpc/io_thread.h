@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "connection.h"
+#include "wakeup.h"
 
 namespace smt::server::rpc {
 
@@ -43,7 +44,7 @@ class IoThread {
 
   const TurnHooks& hooks_;
   const int epoll_;
-  const int wake_;  // eventfd: to stop
+  const Wakeup wake_;  // to stop
   std::function<void()> accept_;
   std::mutex mutex_;  // guards connections_; held for no call of a connection
   std::unordered_map<Connection*, std::shared_ptr<Connection>> connections_;

@@ -33,8 +33,7 @@ class FairOrderTest : public testing::Test {
   // Serves whoever is next; returns its name.
   std::string serve(double seconds) {
     ScenarioQueue& queue = order.next();
-    order.charge(queue, seconds);
-    order.update(queue, [&] { queue.took(queue.next(), false, 1); });
+    order.charge(queue, seconds, [&] { queue.took(queue.next(), false, 1); });
     return queue.scenario();
   }
   int count(const std::string& name, int blocks, double seconds) {

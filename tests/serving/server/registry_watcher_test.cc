@@ -220,6 +220,20 @@ TEST_F(RegistryWatcherTest, ItsThreadTakesNewVersionsAndScenarios) {
   watcher_.stop();
 }
 
+TEST_F(RegistryWatcherTest, ANewCurrentIsNotWaitedForUntilTheNextScan) {
+  version("a", "v1");
+  version("b", "v1");
+  registry_.point("a", "v1");
+  registry_.point("b", "v1");
+  watcher_.start(std::chrono::hours(1));
+  EXPECT_TRUE(observer_.wait_for("loaded b v1"));
+  for (const char* next : {"v2", "v3"}) {
+    version("a", next);
+    registry_.point("a", next);
+    EXPECT_TRUE(observer_.wait_for(std::string("loaded a ") + next));
+  }
+}
+
 TEST_F(RegistryWatcherTest, StoppingInterruptsALoadAndRefusesNothing) {
   version("a", "v1", "hang");
   registry_.point("a", "v1");
