@@ -6,7 +6,8 @@ of 10 million. Beside it, in turns, what the disk takes for as many bytes by its
 cut cannot take less.
 
 Memory: before each publication the kernel's peak of the server's resident memory (VmHWM) is reset, and read when the
-new version answers; so nothing falls between two samples. What the kernel may have miscounted is taken off: see COUNTER_BYTES.
+new version answers; so nothing falls between two samples. What the kernel may have miscounted is taken
+off: see COUNTER_BYTES.
 """
 
 import os
