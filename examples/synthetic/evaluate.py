@@ -1,6 +1,6 @@
 """Writes how far the template's models are from the best possible ones, before development cycles and after each.
 
-    python -m examples.synthetic.generate --scenarios 6 --rows 12000
+    python -m examples.synthetic.generate --scenarios 6 --rows 16000 --seed 2
     for i in 1 2 3 4; do smt cycle run examples/synthetic/cycle-$i.yaml; done
     python -m examples.synthetic.evaluate build/cycles/synthetic-{1,2,3,4} --json bench/results/synthetic.json
 

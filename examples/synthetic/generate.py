@@ -2,16 +2,17 @@
 
     python -m examples.synthetic.generate --output build/synthetic --scenarios 8 --rows 60000 --seed 1
 
-DIR/<surface>/{train,valid,test}.parquet, DIR/<surface>.yaml, DIR/template.yaml, DIR/bayes.json. The true probabilities
-stand beside the labels, in columns that no scenario reads. Rows are drawn and written block by block: the data may be
-larger than memory. The same arguments give the same files.
+DIR/<surface>/{train,valid,test}.parquet, DIR/<surface>.yaml, DIR/template.yaml, DIR/bayes.json; and DIR/trunk.yaml, a
+scenario of everybody's rows with both objectives, for models to start from. The true probabilities stand beside the
+labels, in columns that no scenario reads. Rows are drawn and written block by block: the data may be larger than
+memory. The same arguments give the same files.
 """
 
 import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +32,11 @@ Found = dict[str, dict[str, dict[str, dict[str, float]]]]
 # Objectives of surfaces 0, 1, 2 and so on, again and again.
 _TASKS = (("click", "conversion"), ("click",), ("conversion",))
 _SCENARIO = """\
-# Surface {number} of a synthetic ecosystem. Objectives: {objectives}.
+# {what} of a synthetic ecosystem. Objectives: {objectives}.
 scenario: {name}
 template: template.yaml
 data:
-  train: {name}/train.parquet
-  valid: {name}/valid.parquet
-  test: {name}/test.parquet
+{files}
 features:
   - {{inputs: [price, activity], type: number, dense: [log, normalise]}}
   - {{inputs: [age, position], type: number, dense: [normalise]}}
@@ -102,6 +101,13 @@ def write_split(surface: Surface, number: int, split: str, rows: int, file: Path
     return bayes
 
 
+def _scenario(what: str, name: str, surfaces: Sequence[str], tasks: Sequence[str]) -> str:
+    """The YAML of a scenario of the rows of these surfaces."""
+    files = "\n".join(f"  {split}: [{', '.join(f'{each}/{split}.parquet' for each in surfaces)}]" for split in SPLITS)
+    lines = "\n".join(f"  - {{name: {task}, label: {task}}}" for task in tasks)
+    return _SCENARIO.format(what=what, name=name, objectives=", ".join(tasks), files=files, tasks=lines)
+
+
 def generate(output: Path, scenarios: int, rows: int, seed: int) -> Found:
     """Writes everything; returns the content of bayes.json.
 
@@ -117,14 +123,15 @@ def generate(output: Path, scenarios: int, rows: int, seed: int) -> Found:
     found: Found = {}
     for number, surface in enumerate(world.surfaces):
         tasks = tasks_of(number)
-        lines = "\n".join(f"  - {{name: {task}, label: {task}}}" for task in tasks)
-        text = _SCENARIO.format(number=number, name=surface.name, objectives=", ".join(tasks), tasks=lines)
-        (output / f"{surface.name}.yaml").write_text(text)
+        scenario = _scenario(f"Surface {number}", surface.name, [surface.name], tasks)
+        (output / f"{surface.name}.yaml").write_text(scenario)
         found[surface.name] = {}
         for split in SPLITS:
             count = rows if split == "train" else max(rows // 4, 1)
             bayes = write_split(surface, number, split, count, output / surface.name / f"{split}.parquet")
             found[surface.name][split] = {task: bayes[task].to_json() for task in tasks}
+    trunk = _scenario("Everybody's rows", "trunk", list(found), OBJECTIVES)
+    (output / "trunk.yaml").write_text(trunk)
     (output / "bayes.json").write_text(json.dumps(found, indent=1) + "\n")
     return found
 

@@ -130,7 +130,7 @@ def test_the_same_arguments_give_the_same_files(tmp_path: Path, monkeypatch: pyt
     found = generate(tmp_path / "a", 2, 2000, 1)
     generate(tmp_path / "b", 2, 2000, 1)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert len(files) == 2 * 3 + 2 + 2
+    assert len(files) == 2 * 3 + 2 + 3
     assert filecmp.cmpfiles(tmp_path / "a", tmp_path / "b", [str(file) for file in files], shallow=False)[1:] == (
         [],
         [],
@@ -147,10 +147,13 @@ def test_the_same_arguments_give_the_same_files(tmp_path: Path, monkeypatch: pyt
 
 
 def test_scenarios_read_no_label_and_no_true_probability(tmp_path: Path) -> None:
-    for name in generate(tmp_path, 3, 2000, 1):
+    found = generate(tmp_path, 3, 2000, 1)
+    for name in [*found, "trunk"]:
         scenario = load_scenario(tmp_path / f"{name}.yaml")
         assert not [column for column in scenario.inputs if column.startswith(("true_", "click", "conv", "window"))]
         assert not validate_scenario(scenario).errors
+    assert len(scenario.files("train")) == len(found)
+    assert [task.name for task in scenario.tasks] == ["click", "conversion"]
 
 
 def test_distances_are_of_the_verified_runs_and_their_mean_has_to_shrink() -> None:
