@@ -10,6 +10,8 @@
 #include <span>
 #include <system_error>
 
+#include "thread_priority.h"
+
 namespace smt::server::rpc {
 namespace {
 
@@ -80,6 +82,7 @@ void IoThread::poll() {
   std::vector<Connection*> again;  // have bytes that epoll does not know of
   std::vector<Connection*> turn;
   Clock::time_point swept = Clock::now();
+  shorten_thread_slices();
   hooks_.begin();
   while (!stopping_.load()) {
     const int wait = again.empty() ? static_cast<int>(kSweep.count()) : 0;
