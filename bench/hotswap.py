@@ -52,10 +52,10 @@ def main() -> None:
     parts: dict[str, Any] = {}
     result.extra["parts"] = parts
     for part in arguments.only:
-        started, clock = datetime.now(UTC), time.monotonic()
+        measured, started, clock = commit(), datetime.now(UTC), time.monotonic()
         PARTS[part](result, arguments.quick, CACHE)
         seconds = round(time.monotonic() - clock, 1)
-        parts[part] = {"commit": commit(), "started": started.isoformat(timespec="seconds"), "seconds": seconds}
+        parts[part] = {"commit": measured, "started": started.isoformat(timespec="seconds"), "seconds": seconds}
         parts[part] |= {"quick": arguments.quick, "load_average": list(os.getloadavg())}
     if len(arguments.only) < len(PARTS) and arguments.json.exists():
         keep(result, json.loads(arguments.json.read_text()), arguments.only)

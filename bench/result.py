@@ -72,6 +72,8 @@ class Result:
         self.results: list[dict[str, Any]] = []
         self.extra: dict[str, Any] = {}
         self.targets: list[dict[str, Any]] = []
+        # Now, not when the file is written: what is measured is what was checked out then.
+        self._commit = commit()
         self._started = datetime.now(UTC)
         self._clock = time.monotonic()
 
@@ -91,7 +93,7 @@ class Result:
         """Writes the file, creating its folder, and returns the object."""
         content = {
             "name": self.name,
-            "commit": commit(),
+            "commit": self._commit,
             "device": device(),
             "started": self._started.isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - self._clock, 1),

@@ -255,6 +255,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "scenarios": ("scenarios", scenarios),
     "serving": ("serving", serving),
     "serving_summary": ("serving", asked),
+    "soak": ("soak", asked),
     "synthetic": ("synthetic", synthetic),
     "training": ("training", training),
     "transform": ("transform", transform),
