@@ -9,7 +9,9 @@ def source(content: dict[str, Any], name: str) -> str:
     machine = f"{device['cores']} cores of {device['cpu']} ({isa}), torch {device['torch']}"
     load = content.get("machine", {}).get("load_average")
     busy = "" if load is None else f", load average {load[0]:.1f}"
-    return f"From `bench/results/{name}.json`: {machine}{busy}, commit {content['commit'][:12]}."
+    commit, *dirty = content["commit"].split("-")
+    with_changes = ", with changes" if dirty else ""
+    return f"From `bench/results/{name}.json`: {machine}{busy}, commit {commit[:12]}{with_changes}."
 
 
 def cell(value: Any) -> str:

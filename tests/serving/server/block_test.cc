@@ -6,15 +6,10 @@
 #include <vector>
 
 #include "fake_snapshot.h"
+#include "no_work.h"
 
 namespace smt::server {
 namespace {
-
-class NoWork final : public Work {
- public:
-  void concluded(Drop) noexcept override {}
-  bool cancelled() const noexcept override { return false; }
-};
 
 class BlockTest : public ::testing::Test {
  protected:

@@ -7,14 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "no_work.h"
+
 namespace smt::server {
 namespace {
-
-class NoWork final : public Work {
- public:
-  void concluded(Drop) noexcept override {}
-  bool cancelled() const noexcept override { return false; }
-};
 
 // Scenarios whose works cost what the test says.
 class FairOrderTest : public testing::Test {

@@ -1,7 +1,6 @@
 #include "registry_changes.h"
 
 #include <gtest/gtest.h>
-#include <poll.h>
 
 #include "temporary_folder.h"
 #include "wakeup.h"

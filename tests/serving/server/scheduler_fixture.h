@@ -162,6 +162,12 @@ class SchedulerTest : public testing::Test {
     return made;
   }
   void submit(Work* one) { scheduler_->submit({&one, 1}); }
+  // Has one work of so many rows scored; what it cost is known when the worker takes the next one.
+  void score(const std::shared_ptr<const LoadedSnapshot>& snapshot, int64_t rows) {
+    auto one = work(snapshot, rows);
+    submit(one.get());
+    EXPECT_EQ(one->fate(), Drop::kNone);
+  }
   // Keeps the one worker busy until binary->open().
   std::unique_ptr<TestWork> occupy(const std::shared_ptr<const LoadedSnapshot>& snapshot) {
     binary->close();

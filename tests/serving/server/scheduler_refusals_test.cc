@@ -51,12 +51,8 @@ TEST_F(SchedulerTest, AWorkThatCannotBeInTimeIsRefusedAtOnce) {
   start(1);
   binary->on_run = [](const BinaryRun&) { std::this_thread::sleep_for(20ms); };
   auto feed = scenario("feed", 1);
-  auto first = work(feed, 16);
-  submit(first.get());
-  EXPECT_EQ(first->fate(), Drop::kNone);
-  auto second = work(feed, 16);  // after it the cost is known
-  submit(second.get());
-  EXPECT_EQ(second->fate(), Drop::kNone);
+  score(feed, 16);
+  score(feed, 16);  // after it the cost is known
   auto hopeless = work(feed, 16, 5ms);
   submit(hopeless.get());
   EXPECT_EQ(hopeless->fate(), Drop::kUnmeetable);
@@ -156,11 +152,7 @@ TEST_F(SchedulerTest, RefusesForADeadlineByWhatIsKnownBeforeARequestIsRead) {
   binary->on_run = [&](const BinaryRun& run) {
     if (slow) std::this_thread::sleep_for(run.rows * 2ms);
   };
-  for (int64_t rows : {16, 64}) {
-    auto taught = work(feed, rows);
-    submit(taught.get());
-    EXPECT_EQ(taught->fate(), Drop::kNone);
-  }
+  for (int64_t rows : {16, 64}) score(feed, rows);
   // What a block took is noted after its works have concluded.
   Drop answer = Drop::kNone;
   for (int i = 0; i < 30'000 && (answer = asks(100ms, 64)) == Drop::kNone; ++i) std::this_thread::sleep_for(1ms);
@@ -206,12 +198,8 @@ TEST_F(SchedulerTest, AQueueHoldsNoMoreWorkThanItsTime) {
   scheduler_->configure({}, {.queue_ms = 30});
   binary->on_run = [](const BinaryRun&) { std::this_thread::sleep_for(20ms); };
   auto feed = scenario("feed", 1);
-  auto first = work(feed, 64);
-  submit(first.get());
-  EXPECT_EQ(first->fate(), Drop::kNone);
-  auto second = work(feed, 64);  // after it the cost is known
-  submit(second.get());
-  EXPECT_EQ(second->fate(), Drop::kNone);
+  score(feed, 64);
+  score(feed, 64);  // after it the cost is known
   std::vector<std::unique_ptr<TestWork>> works;
   for (int i = 0; i < 10; ++i) submit(works.emplace_back(work(feed, 64)).get());
   int64_t full = 0;
