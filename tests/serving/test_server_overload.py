@@ -183,23 +183,27 @@ def test_nothing_is_computed_in_vain_under_overload(
     with RunningServer(three, tmp_path, workers=1, scheduling=patient) as server:
         closed = loadgen.smt_streams(server.target, mix, rows, payloads=8)
         capacity = loadgen.run(Plan([server.target], [Source(Closed(8), closed)], seconds=1)).total.ok_per_second
-        computed = server.metric("smt_block_rows_sum")
         # An answer that is late by the client's clock alone is waited for: what the server counts is looked at.
         mixed = loadgen.smt_streams(server.target, mix, rows, payloads=8, timeouts=timeouts, linger_seconds=2.0)
         patience = [Timeout(30.0)]
         polite = loadgen.smt_streams(server.target, {"video": 1.0}, {1: 1.0}, payloads=8, timeouts=patience)
         sources = [Source(Open(3 * capacity), mixed), Source(Closed(1), polite)]
-        result = loadgen.run(Plan([server.target], sources, seconds=2, connections=8))
-        computed = server.metric("smt_block_rows_sum") - computed
-        flood, calm = (StreamResult.merged("", source.streams) for source in result.sources)
-        assert set(calm.totals) == {"OK"}
-        assert flood.totals["OK"] > 0
-        assert flood.totals["DEADLINE_EXCEEDED"] > 0
-        outcomes = {"OK", "DEADLINE_EXCEEDED", "client deadline", "client deadline, not sent", "RESOURCE_EXHAUSTED"}
-        assert set(flood.totals) <= outcomes | {"CANCELLED"}
-        assert server.metric("smt_expired_rows_total") == 0
-        # A block's time is foreseen, not known: other processes on the cores make it longer.
-        assert server.metric("smt_late_rows_total") < computed / 2
+
+        def late_share() -> float:
+            late, computed = server.metric("smt_late_rows_total"), server.metric("smt_block_rows_sum")
+            result = loadgen.run(Plan([server.target], sources, seconds=2, connections=8))
+            flood, calm = (StreamResult.merged("", source.streams) for source in result.sources)
+            assert set(calm.totals) == {"OK"}
+            assert flood.totals["OK"] > 0
+            assert flood.totals["DEADLINE_EXCEEDED"] > 0
+            outcomes = {"OK", "DEADLINE_EXCEEDED", "client deadline", "client deadline, not sent", "RESOURCE_EXHAUSTED"}
+            assert set(flood.totals) <= outcomes | {"CANCELLED"}
+            assert server.metric("smt_expired_rows_total") == 0
+            return (server.metric("smt_late_rows_total") - late) / (server.metric("smt_block_rows_sum") - computed)
+
+        # A block's time is foreseen, not known: other processes on the cores make it longer, so the best of a few
+        # rounds counts. 0.11 to 0.26 on a free and on a busy machine; 0.51 to 0.55 where nothing is foreseen.
+        assert any(late_share() < 0.4 for _ in range(6))
 
 
 # Cancellation
