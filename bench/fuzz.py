@@ -1,14 +1,15 @@
 """Fuzzes everything that reads bytes of others: requests, registry files, programs (tests/fuzz/targets.h).
 
-    python -m bench.fuzz [--quick] --json bench/results/fuzz.json
+    python -m bench.fuzz [--quick] [--only TARGET ...] --json bench/results/fuzz.json
 
 Each target runs under libFuzzer, AddressSanitizer and UndefinedBehaviorSanitizer from the committed corpus,
 `--executions` times, one after the other on each core. An input with which it fails is left in build/fuzz/findings, and
-the run exits with 1. With `--grow`, inputs that reach code which the corpus does not are added to it, as few as do.
-Needs clang with libFuzzer (requirements/apt-fuzz.txt).
+the run exits with 1. With `--only`, the other targets' rows are kept from the file. With `--grow`, inputs that reach
+code which the corpus does not are added to it, as few as do. Needs clang with libFuzzer (requirements/apt-fuzz.txt).
 """
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -19,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bench.result import ROOT, Result
+from bench.result import ROOT, Result, commit
 
 EXECUTIONS = 10_000_000
 QUICK_EXECUTIONS = 100_000
@@ -34,6 +35,7 @@ _MOST_BYTES = {
     "feature_spec": 4096,
     "tile_program": 4096,
 }
+_MOST_SECONDS = 1200  # for one input
 _STATISTIC = re.compile(r"^stat::(\w+):\s+(\d+)$", re.MULTILINE)
 _COVERED = re.compile(r"cov: (\d+)")
 
@@ -77,7 +79,8 @@ def fuzz(target: str, executions: int) -> dict[str, Any]:
                 f"-runs={executions}",
                 f"-max_len={_MOST_BYTES.get(target, 1024)}",
                 "-rss_limit_mb=2048",
-                "-timeout=10",
+                # By the clock: a machine that is busy or stands still is no finding.
+                f"-timeout={_MOST_SECONDS}",
                 "-print_final_stats=1",
                 f"-artifact_prefix={FINDINGS}/{target}-",
                 grown,
@@ -93,12 +96,14 @@ def fuzz(target: str, executions: int) -> dict[str, Any]:
     covered = [int(edges) for edges in _COVERED.findall(done.stderr)]
     return {
         "target": target,
+        "commit": commit(),
         "executions": statistics.get("number_of_executed_units", 0),
         "findings": int(done.returncode != 0),
         "finding": done.stderr[-2000:] if done.returncode != 0 else None,
         "seconds": round(time.monotonic() - started, 1),
         "corpus": sum(1 for _ in (CORPUS / target).iterdir()),
         "edges_covered": max(covered, default=0),
+        "slowest_seconds": statistics.get("slowest_unit_time_sec"),
         "peak_rss_mb": statistics.get("peak_rss_mb"),
     }
 
@@ -121,24 +126,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--executions", type=int, default=EXECUTIONS, help="of each target")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_EXECUTIONS:,} executions of each target")
+    targets = sorted(folder.name for folder in CORPUS.iterdir())
+    parser.add_argument("--only", nargs="+", choices=targets, default=targets, metavar="TARGET", help="targets")
     parser.add_argument(
         "--grow", action="store_true", help="add to the corpus what reaches new code, and do nothing else"
     )
     parser.add_argument("--json", type=Path, required=True, help="result file to write")
     arguments = parser.parse_args()
     executions = QUICK_EXECUTIONS if arguments.quick else arguments.executions
-    targets = sorted(folder.name for folder in CORPUS.iterdir())
+    rows: dict[str, dict[str, Any]] = {}
+    if arguments.json.exists():
+        before = json.loads(arguments.json.read_text())["results"]
+        rows = {row["target"]: row for row in before if row["target"] not in arguments.only}
     result = Result("fuzz")
     build()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         if arguments.grow:
-            list(pool.map(grow, targets, [executions] * len(targets)))
+            list(pool.map(grow, arguments.only, [executions] * len(arguments.only)))
             return
-        for row in pool.map(fuzz, targets, [executions] * len(targets)):
-            result.results.append(row)
+        for row in pool.map(fuzz, arguments.only, [executions] * len(arguments.only)):
+            rows[row["target"]] = row
             print(f"{row['target']:18} {row['executions']:>12,} executions in {row['seconds']:.0f} s", flush=True)
             print(row["finding"] or "", end="", flush=True)
-    least = min(row["executions"] for row in result.results)
+    result.results = [rows[target] for target in targets if target in rows]
+    least = min(rows[target]["executions"] if target in rows else 0 for target in targets)
     result.target("fuzz.executions", "executions of the target with the fewest", least, ">=", EXECUTIONS)
     found = sum(row["findings"] for row in result.results)
     result.target("fuzz.findings", "targets with a finding", found, "==", 0)

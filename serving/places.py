@@ -32,6 +32,10 @@ def current_file(scenario: str) -> str:
     return f"{scenario_dir(scenario)}/current"
 
 
+def next_file(scenario: str) -> str:
+    return f"{scenario_dir(scenario)}/next"
+
+
 def label_file(scenario: str, label: str) -> str:
     return f"{scenario_dir(scenario)}/labels/{_name(label, 'label')}"
 

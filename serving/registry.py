@@ -3,6 +3,8 @@
     <root>/templates/<name>/<abi_hash>/<target>/{manifest.json, model.pt2, model.onnx}
     <root>/scenarios/<scenario>/versions/<version>/{manifest.json, manifest.sha256, weights.safetensors}
     <root>/scenarios/<scenario>/current        "<version>\\n": the label `stable`
+    <root>/scenarios/<scenario>/next           "<version> <folder>\\n", while a version is published: where in versions/
+                                               its files lie, so that a server can load them before it is `current`
     <root>/scenarios/<scenario>/labels/        canary and shadow: labels.py
     <root>/scenarios/<scenario>/pins/          what gc must keep: labels.py
     <root>/scenarios/<scenario>/events/        what was done, when and by whom: events.py
@@ -18,6 +20,7 @@ take no lock.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -37,6 +40,7 @@ from smt.serving.places import (
     RegistryError,
     current_file,
     moment_after,
+    next_file,
     scenario_dir,
     stamp,
     version_dir,
@@ -217,25 +221,24 @@ class Registry(Binaries):
                     content = to_json(manifest)
                     stage.add(MANIFEST, content)
                     stage.add(CHECKSUM, f"{hashlib.sha256(content).hexdigest()}\n".encode())
-                    stage.commit(manifest.version)
-                    version, parent = manifest.version, manifest.lineage["parent"]
-                    previous = parent if label == "stable" else labelled(self, scenario, label)
-                    record(
-                        self,
-                        scenario,
-                        Event(
+                    coming = label == "stable"
+                    with stage.announced(next_file(scenario), manifest.version) if coming else contextlib.nullcontext():
+                        stage.commit(manifest.version)
+                        version, parent = manifest.version, manifest.lineage["parent"]
+                        previous = parent if label == "stable" else labelled(self, scenario, label)
+                        event = Event(
                             what="published",
                             version=version,
                             previous=previous,
                             label=label,
                             reason=reason,
                             forced=forced,
-                        ),
-                    )
-                    if label == "stable":
-                        self.storage.replace_text(current_file(scenario), version + "\n")
-                    else:
-                        write_label(self, scenario, label, version, percent)
+                        )
+                        record(self, scenario, event)
+                        if label == "stable":
+                            self.storage.replace_text(current_file(scenario), version + "\n")
+                        else:
+                            write_label(self, scenario, label, version, percent)
             finally:
                 stage.discard()
         return manifest

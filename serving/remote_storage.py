@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from smt.serving.retry import Patience
-from smt.serving.storage import CHUNK_BYTES, Content, chunks_of
+from smt.serving.storage import CHUNK_BYTES, Content, Digester, Digests, chunks_of
 
 # Of a request for a part of a file: large enough that its round trip does not count, small beside the files.
 PIECE_BYTES = 16 << 20
@@ -123,13 +123,16 @@ class RemoteStage:
         self._contents: dict[str, Content] = {}
         self._unfinished: str | None = None
 
-    def add(self, name: str, content: Content) -> tuple[int, str]:
-        digest, size = hashlib.sha256(), 0
+    def add(self, name: str, content: Content) -> Digests:
+        digester = Digester()
         for chunk in chunks_of(content):
-            digest.update(chunk)
-            size += len(chunk)
+            digester.update(chunk)
         self._contents[name] = content
-        return size, digest.hexdigest()
+        return digester.digests()
+
+    def announced(self, path: str, name: str) -> contextlib.AbstractContextManager[None]:
+        """Nothing: there are no files yet, and nobody watches an object store."""
+        return contextlib.nullcontext()
 
     def commit(self, name: str, *, replace: bool = False) -> None:
         folder = f"{self._parent}/{name}"

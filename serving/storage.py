@@ -21,12 +21,14 @@ import os
 import shutil
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import fsspec
+import xxhash
 
 TEMP_PREFIX = ".tmp-"
 TRASH_PREFIX = ".trash-"
@@ -34,6 +36,9 @@ TRASH_PREFIX = ".trash-"
 STALE_SECONDS = 24 * 3600.0
 # Large enough to keep a disk busy while the next piece is on its way; a few of them are in memory at once.
 CHUNK_BYTES = 8 << 20
+
+# Pieces whose digests may be behind those that are written.
+_PIECES_BEHIND = 4
 
 # Of a file: its bytes, its bytes in parts (what lies in several places is not copied together), or a file to copy.
 Content = bytes | Sequence[memoryview] | Path
@@ -44,6 +49,29 @@ _LIBC.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, 
 _SYNC_FILE_RANGE_WRITE = 2
 
 _LOG = logging.getLogger(__name__)
+
+
+class Digests(NamedTuple):
+    """Of a whole file."""
+
+    bytes: int
+    sha256: str
+    xxh3: str
+
+
+class Digester:
+    """Makes the digests of a file, a piece after the other."""
+
+    def __init__(self) -> None:
+        self._bytes, self._sha256, self._xxh3 = 0, hashlib.sha256(), xxhash.xxh3_128()
+
+    def update(self, piece: bytes | memoryview) -> None:
+        self._bytes += len(piece)
+        self._xxh3.update(piece)
+        self._sha256.update(piece)
+
+    def digests(self) -> Digests:
+        return Digests(self._bytes, self._sha256.hexdigest(), self._xxh3.hexdigest())
 
 
 class Storage(Protocol):
@@ -77,9 +105,14 @@ class Storage(Protocol):
 
 
 class Stage(Protocol):
-    """A folder being written. `add` files, then `commit(name)` makes them visible as `parent`/`name` all at once."""
+    """A folder being written. `add` files, then `commit(name)` makes them durable, and visible as `parent`/`name` all
+    at once. Between the two, `announced(path, name)` tells whoever watches the file `path` which `name` comes and where
+    its files lie already, so that they can be read while the disk writes them; a hint, which nothing rests on.
+    """
 
-    def add(self, name: str, content: Content) -> tuple[int, str]: ...
+    def add(self, name: str, content: Content) -> Digests: ...
+
+    def announced(self, path: str, name: str) -> contextlib.AbstractContextManager[None]: ...
 
     def commit(self, name: str, *, replace: bool = False) -> None: ...
 
@@ -200,7 +233,7 @@ class LocalStorage:
         folder = self._root / parent
         folder.mkdir(parents=True, exist_ok=True)
         self.sweep(parent)
-        return LocalStage(folder)
+        return LocalStage(folder, self._root)
 
     @contextlib.contextmanager
     def lock(self, path: str) -> Iterator[None]:
@@ -216,33 +249,55 @@ class LocalStorage:
 
 
 class LocalStage:
-    def __init__(self, parent: Path) -> None:
+    def __init__(self, parent: Path, root: Path) -> None:
         self._parent = parent
+        self._root = root
         self._folder = parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
         self._folder.mkdir()
+        self._files = contextlib.ExitStack()
+        self._written: list[int] = []  # descriptors: what they wrote is not on the disk yet, as far as we know
 
-    def add(self, name: str, content: Content) -> tuple[int, str]:
+    def add(self, name: str, content: Content) -> Digests:
         return self.add_pieces(name, chunks_of(content))
 
-    def add_pieces(self, name: str, pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
-        """The digest is made of a piece while it is copied, and the disk writes the piece before."""
-        digest, size = hashlib.sha256(), 0
-        pending: Future[None] | None = None
-        with (self._folder / name).open("xb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
-            for chunk in pieces:
-                if pending is not None:
-                    pending.result()
-                pending = pool.submit(digest.update, chunk)
-                _write_all(file, chunk)
-                _LIBC.sync_file_range(file.fileno(), size, len(chunk), _SYNC_FILE_RANGE_WRITE)
-                size += len(chunk)
-            os.fsync(file.fileno())
-            if pending is not None:
+    def add_pieces(self, name: str, pieces: Iterable[bytes | memoryview]) -> Digests:
+        """The disk begins to write each piece at once; the digests, which take longer, are made beside that."""
+        digester, size = Digester(), 0
+        behind: deque[Future[None]] = deque()
+        file = self._files.enter_context((self._folder / name).open("xb", buffering=0))
+        with ThreadPoolExecutor(1) as pool:
+            for piece in pieces:
+                if len(behind) > _PIECES_BEHIND:
+                    behind.popleft().result()
+                behind.append(pool.submit(digester.update, piece))
+                _write_all(file, piece)
+                _LIBC.sync_file_range(file.fileno(), size, len(piece), _SYNC_FILE_RANGE_WRITE)
+                size += len(piece)
+            for pending in behind:
                 pending.result()
-        return size, digest.hexdigest()
+        self._written.append(file.fileno())
+        return digester.digests()
+
+    @contextlib.contextmanager
+    def announced(self, path: str, name: str) -> Iterator[None]:
+        """Call with the lock held that orders who announces there. The file holds `name` and the folder's name."""
+        file = self._root / path
+        temporary = file.parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
+        with contextlib.suppress(OSError):
+            temporary.write_text(f"{name} {self._folder.name}\n")
+            temporary.replace(file)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
 
     def commit(self, name: str, *, replace: bool = False) -> None:
         """Call with the parent's lock held: the old folder is moved aside before the new one takes its place."""
+        for descriptor in self._written:
+            os.fsync(descriptor)
+        self._close()
         _fsync_dir(self._folder)
         target = self._parent / name
         old = self._parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
@@ -252,7 +307,12 @@ class LocalStage:
         _fsync_dir(self._parent)
         shutil.rmtree(old, ignore_errors=True)
 
+    def _close(self) -> None:
+        self._written.clear()
+        self._files.close()
+
     def discard(self) -> None:
+        self._close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -262,6 +322,6 @@ def _write_all(file: io.FileIO, chunk: bytes | memoryview) -> None:
         rest = rest[file.write(rest) :]
 
 
-def describe(files: Mapping[str, tuple[int, str]]) -> dict[str, dict[str, Any]]:
+def describe(files: Mapping[str, Digests]) -> dict[str, dict[str, Any]]:
     """The `files` table of a manifest."""
-    return {name: {"bytes": size, "sha256": digest} for name, (size, digest) in files.items()}
+    return {name: digests._asdict() for name, digests in files.items()}

@@ -139,9 +139,13 @@ def flops_per_row(template: "Template") -> int:
 
 def input_signature(template: "Template") -> list[dict[str, Any]]:
     """Names, dtypes and shapes of the binary's inputs in order; a string is a dynamic dimension."""
+    return _signature(template, slab_layout(template))
+
+
+def _signature(template: "Template", layout: Layout) -> list[dict[str, Any]]:
     slots = template.slots
     return [
-        {"name": "slab", "dtype": "float32", "shape": [slab_layout(template).elements]},
+        {"name": "slab", "dtype": "float32", "shape": [layout.elements]},
         {"name": "table", "dtype": "float32", "shape": ["table_rows", slots.dim]},
         {"name": "dense", "dtype": "float32", "shape": ["rows", slots.dense]},
         {"name": "ids", "dtype": "int64", "shape": ["ids"]},
@@ -152,9 +156,10 @@ def input_signature(template: "Template") -> list[dict[str, Any]]:
 
 def abi_hash(template: "Template") -> str:
     """SHA-256 over all that a snapshot and a binary must agree on: layout, inputs, function, kernel version."""
+    layout = slab_layout(template)
     content = {
-        "layout": slab_layout(template).to_json(),
-        "inputs": input_signature(template),
+        "layout": layout.to_json(),
+        "inputs": _signature(template, layout),
         "slots": template.slots.model_dump(mode="json"),
         "components": template.components.serving().model_dump(mode="json"),
         "kernel_version": KERNEL_VERSION,

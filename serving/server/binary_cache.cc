@@ -1,10 +1,10 @@
 #include "binary_cache.h"
 
+#include "file_digest.h"
 #include "file_io.h"
 #include "log.h"
 #include "names.h"
 #include "refusal.h"
-#include "sha256.h"
 
 namespace smt::server {
 namespace {
@@ -17,12 +17,10 @@ void verify_model(const fs::path& path, const std::string& shown, const FileEntr
     throw Refused(Reason::kChecksum, shown + ": " + std::to_string(file.size()) + " bytes; the manifest says " +
                                          std::to_string(expected.bytes));
   }
-  Sha256 digest;
+  FileDigest digest(expected);
   std::vector<std::byte> chunk(size_t{1} << 20);
   while (size_t got = file.read(chunk)) digest.update(std::span(chunk).first(got));
-  if (std::string found = digest.hex(); found != expected.sha256) {
-    throw Refused(Reason::kChecksum, shown + ": sha256 is " + found + "; the manifest says " + expected.sha256);
-  }
+  digest.check(shown);
 }
 
 }  // namespace

@@ -16,7 +16,7 @@
 
 namespace smt::server {
 
-// Opens model.pt2 in `dir`, whose manifest was parsed and whose sha256 was verified. Throws Refused(kBinary).
+// Opens model.pt2 in `dir`, whose manifest was parsed and whose digest was verified. Throws Refused(kBinary).
 using BinaryOpener =
     std::function<std::shared_ptr<const TemplateBinary>(const std::filesystem::path& dir, BinaryManifest manifest)>;
 

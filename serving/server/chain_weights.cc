@@ -85,9 +85,7 @@ class ChainReader {
   void pack(WeightSlot& slot) const { binary_.pack({slab_.get(), elements_}, slot); }
 
  private:
-  std::filesystem::path file_of(const ChainLink& link) const {
-    return registry_.snapshot_dir(link.manifest.scenario, link.manifest.version) / link.manifest.weights.name;
-  }
+  std::filesystem::path file_of(const ChainLink& link) const { return link.folder / link.manifest.weights.name; }
   std::span<float> slab() { return {slab_.get(), elements_}; }
   void expect_slab_and_dim(int64_t elements, int64_t dim, const std::string& table, const std::string& shown) const {
     expect(elements, binary_.manifest().slab_elements, shown, "elements of tensor 'slab'");

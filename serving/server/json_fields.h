@@ -18,6 +18,7 @@ class Fields {
   // `path` is the position in the document ("" at the top).
   Fields(const nlohmann::json& value, std::string file, std::string path = "");
 
+  bool has(const std::string& key) const { return value_.contains(key); }
   std::string text(const std::string& key, size_t max_bytes = 256) const;
   std::string name(const std::string& key) const;                // [a-z0-9_-]{1,64}
   std::string version(const std::string& key) const;             // [A-Za-z0-9_-]{1,64}

@@ -26,7 +26,8 @@ FileEntry file_entry(const Fields& files, const std::string& name) {
   Fields entry = files.object(name);
   return {.name = name,
           .bytes = static_cast<uint64_t>(entry.integer("bytes", 1, kMaxCount)),
-          .sha256 = entry.hex("sha256", 64)};
+          .sha256 = entry.hex("sha256", 64),
+          .xxh3 = entry.has("xxh3") ? entry.hex("xxh3", 32) : std::string()};
 }
 
 TemplateRef template_ref(const Fields& manifest) {

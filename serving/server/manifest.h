@@ -15,6 +15,7 @@ struct FileEntry {
   std::string name;
   uint64_t bytes = 0;
   std::string sha256;
+  std::string xxh3 = {};  // XXH3-128; empty: an older publisher wrote none
 };
 
 struct TemplateRef {

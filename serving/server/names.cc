@@ -33,6 +33,17 @@ bool valid_hex(std::string_view text, size_t digits) {
          std::all_of(text.begin(), text.end(), [](char c) { return is_digit(c) || (c >= 'a' && c <= 'f'); });
 }
 
+std::string hex_of(std::span<const std::byte> bytes) {
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string text;
+  text.reserve(2 * bytes.size());
+  for (std::byte byte : bytes) {
+    text.push_back(kDigits[std::to_integer<int>(byte) >> 4]);
+    text.push_back(kDigits[std::to_integer<int>(byte) & 15]);
+  }
+  return text;
+}
+
 std::string shortened(std::string_view raw, size_t max) {
   std::string message = transform::printable(raw);
   if (message.size() <= max) return message;

@@ -1,6 +1,7 @@
 // Names in the registry and in requests, and how messages show them.
 #pragma once
 
+#include <cstddef>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,6 +17,8 @@ bool valid_name(std::string_view text);
 bool valid_version(std::string_view text);
 // Exactly `digits` lower-case hex digits.
 bool valid_hex(std::string_view text, size_t digits);
+// Two such digits a byte.
+std::string hex_of(std::span<const std::byte> bytes);
 
 using transform::quote;
 

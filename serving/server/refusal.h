@@ -10,7 +10,7 @@ namespace smt::server {
 enum class Reason {
   kPointer,   // `current` does not hold a version name
   kManifest,  // a manifest is missing, is not JSON, or a field of it is wrong
-  kChecksum,  // a file's size or sha256 differs from what the manifest says
+  kChecksum,  // a file's size or digest differs from what the manifest says
   kWeights,   // the weights file's tensors have wrong names, types or shapes, or values that are not finite
   kAbi,       // no template binary in the registry has the snapshot's ABI hash
   kFeatures,  // the FeatureSpec is malformed or does not fit the template binary

@@ -74,6 +74,24 @@ std::optional<std::string> Registry::current(const std::string& scenario) const 
   return std::string(version);
 }
 
+std::optional<NextVersion> Registry::next(const std::string& scenario) const {
+  std::optional<std::string> text;
+  try {
+    fs::path path = next_file(scenario);
+    text = read_pointer(path, shown(path));
+  } catch (const Refused&) {
+  }
+  if (!text) return std::nullopt;
+  const size_t space = text->find(' ');
+  const size_t end = text->find('\n');
+  if (space == std::string::npos || end == std::string::npos || end < space) return std::nullopt;
+  const std::string version = text->substr(0, space);
+  // A folder of versions/ that is being written starts with a dot, and then is like a version.
+  const std::string folder = text->substr(space + 1, end - space - 1);
+  if (!valid_version(version) || !folder.starts_with('.') || !valid_version(folder.substr(1))) return std::nullopt;
+  return NextVersion{.version = version, .folder = snapshot_dir(scenario, folder)};
+}
+
 std::optional<Label> Registry::label(const std::string& scenario, std::string_view name) const {
   fs::path path = label_file(scenario, name);
   std::optional<std::string> text = read_pointer(path, shown(path));
@@ -96,6 +114,8 @@ std::optional<Label> Registry::label(const std::string& scenario, std::string_vi
 fs::path Registry::scenario_dir(const std::string& scenario) const { return root_ / "scenarios" / scenario; }
 
 fs::path Registry::current_file(const std::string& scenario) const { return scenario_dir(scenario) / "current"; }
+
+fs::path Registry::next_file(const std::string& scenario) const { return scenario_dir(scenario) / "next"; }
 
 fs::path Registry::label_file(const std::string& scenario, std::string_view name) const {
   return scenario_dir(scenario) / "labels" / name;

@@ -3,6 +3,7 @@
 //   <root>/templates/<name>/<abi_hash>/<target>/{manifest.json, model.pt2}
 //   <root>/scenarios/<scenario>/versions/<version>/{manifest.json, manifest.sha256, weights.safetensors}
 //   <root>/scenarios/<scenario>/current        "<version>\n", replaced atomically
+//   <root>/scenarios/<scenario>/next           "<version> <folder>\n" while a version is published, replaced atomically
 //   <root>/scenarios/<scenario>/labels/{canary,shadow}  {"version", "percent"}, replaced atomically; absent: none
 #pragma once
 
@@ -20,6 +21,11 @@ struct Label {
   double percent = 0;  // above 0, at most 100
 
   bool operator==(const Label&) const = default;
+};
+// What is being published, and where its files lie before they are versions/<version>.
+struct NextVersion {
+  std::string version;
+  std::filesystem::path folder;
 };
 inline constexpr std::string_view kStable = "stable";  // the label of what `current` names
 inline constexpr std::string_view kCanary = "canary";
@@ -42,12 +48,16 @@ class Registry {
   // Throws Refused: kPointer when it holds something else than a version, kIo.
   std::optional<std::string> current(const std::string& scenario) const;
 
+  // What `next` says; nullopt when there is no such file, or it cannot be read: it is a hint.
+  std::optional<NextVersion> next(const std::string& scenario) const;
+
   // What labels/<name> holds; nullopt when there is no such file.
   // Throws Refused: kPointer when it is not a label, kIo.
   std::optional<Label> label(const std::string& scenario, std::string_view name) const;
 
   std::filesystem::path scenario_dir(const std::string& scenario) const;
   std::filesystem::path current_file(const std::string& scenario) const;
+  std::filesystem::path next_file(const std::string& scenario) const;
   std::filesystem::path label_file(const std::string& scenario, std::string_view name) const;
 
   // ABI hashes for which the template has a folder, sorted. Never throws.

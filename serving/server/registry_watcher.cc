@@ -52,7 +52,7 @@ void RegistryWatcher::run(std::stop_token stop, std::chrono::milliseconds interv
     while (!stop.stop_requested() && Clock::now() < next) {
       changes_.wait(commands_.arrived(), next);  // which request_stop() makes readable too
       run_commands(stop);
-      for (const std::string& name : changes_.take()) visit(name, stop);
+      for (const std::string& name : changes_.take()) visit(name, stop, true);
     }
   }
 }
@@ -86,10 +86,13 @@ void RegistryWatcher::scan(std::stop_token stop) {
   observer_.scanned();
 }
 
-void RegistryWatcher::visit(const std::string& name, const std::stop_token& stop) {
+void RegistryWatcher::visit(const std::string& name, const std::stop_token& stop, bool told) {
   auto at = scenarios_.find(name);
   if (at != scenarios_.end() && (at->second.pinned || at->second.unloaded)) return;
   changes_.watch(name, registry_.scenario_dir(name));  // before it is read, so that no change falls between
+  // Before `current`: once `next` is gone, its version is current, or does not come.
+  std::optional<NextVersion> next;
+  if (told || (at != scenarios_.end() && !at->second.ahead.version.empty())) next = registry_.next(name);
   const Pointers& pointers = pointers_.read(name);
   if (pointers.current.error) {
     const Refused& error = *pointers.current.error;
@@ -121,6 +124,8 @@ void RegistryWatcher::visit(const std::string& name, const std::stop_token& stop
     if (serve(name, *version, either.get_token(), true) == Loaded::kStopped) return;
   }
   if (scenario.serving.empty()) return;
+  if (next && next->version == *version) next.reset();  // it has come, whatever became of it
+  load_ahead(name, scenario, next, either.get_token());
   follow_canary(name, scenario, pointers.canary, either.get_token());
   if (rules_.shadows) follow_shadow(name, scenario, pointers.shadow, either.get_token());
 }
@@ -154,7 +159,8 @@ RegistryWatcher::Loaded RegistryWatcher::serve(const std::string& name, const st
   store_.loading(name, true);
   bool fresh = false;
   std::unique_ptr<Refusal> refused;
-  switch (load(name, version, stop, fresh, refused)) {
+  const bool ahead = is_ahead(scenarios_[name], version);
+  switch (load(name, version, registry_.snapshot_dir(name, version), stop, fresh, refused)) {
     case Loaded::kStopped:
       store_.loading(name, false);
       return Loaded::kStopped;
@@ -165,7 +171,9 @@ RegistryWatcher::Loaded RegistryWatcher::serve(const std::string& name, const st
     case Loaded::kYes:
       break;
   }
+  fresh |= ahead;
   Scenario& scenario = scenarios_[name];
+  if (scenario.ahead.version == version) scenario.ahead = {};
   std::string previous = std::exchange(scenario.serving, version);
   if (scenario.last != version) scenario.previous = std::exchange(scenario.last, version);
   scenario.rolled_back = false;
@@ -179,6 +187,7 @@ RegistryWatcher::Loaded RegistryWatcher::serve(const std::string& name, const st
                                                              {"version", version},
                                                              {"previous", previous},
                                                              {"weight_bytes", snapshot->weight_bytes()},
+                                                             {"ahead", ahead},
                                                              {"seconds", seconds_since(start)}});
   settle(name, scenario);
   return Loaded::kYes;

@@ -31,8 +31,8 @@ namespace smt::server {
 
 // As SnapshotLoader::load.
 using LoadFunction = std::function<std::shared_ptr<const LoadedSnapshot>(
-    const std::string& scenario, const std::string& version, TouchedFiles& touched, std::stop_token stop,
-    const AdmitFunction& admit)>;
+    const std::string& scenario, const std::string& version, const std::filesystem::path& folder, TouchedFiles& touched,
+    std::stop_token stop, const AdmitFunction& admit)>;
 
 // What the watcher tells others. Called on the thread that scans; must not throw.
 class WatchObserver {
@@ -61,6 +61,9 @@ class WatchObserver {
 //   so, and a warning is logged once: withdrawing a scenario is an act of publishing, not the loss of a file.
 // - The version that was served before stays resident (kWarm), so that to go back needs no load. Those that have been
 //   warm for longest are given up when a load needs their memory; what then does not fit is refused (kMemory).
+// - A version that is being published (`next`) is loaded meanwhile where there is memory that nobody else uses, and let
+//   go of when it does not become `current`: the publication ended without it, or takes longer than kNextPatience.
+//   Whatever goes wrong with it is looked at when `current` names it.
 // - A canary is loaded and answers its share beside the stable version, until an alarm (CanaryMonitor) takes it out of
 //   service: then it stays out until the label names another version or is taken away, or kLoad.
 // - A shadow is loaded where there is memory that nobody else uses, and gives it back when another version needs it:
@@ -125,6 +128,12 @@ class RegistryWatcher {
     std::optional<Label> asked;
     std::unique_ptr<Refusal> refusal;  // of what it names; with an empty version of the file itself
   };
+  // The version that `next` named last.
+  struct Ahead {
+    std::string version;  // empty: none
+    bool held = false;    // whether it is kept resident; otherwise it was refused, or waited for too long
+    std::chrono::steady_clock::time_point since{};
+  };
   struct Canary : Labelled {
     std::string withdrawn;                   // the version of it that an alarm took out of service
     std::shared_ptr<CanaryMonitor> monitor;  // of the version that answers now
@@ -142,12 +151,14 @@ class RegistryWatcher {
     std::map<std::string, Resident> resident;  // by version
     Canary canary;
     Labelled shadow;
+    Ahead ahead;
     std::shared_ptr<const ShadowRoute> shadow_route;  // what the store has; null: none
   };
   enum class Loaded { kYes, kRefused, kStopped };
   enum class Room { kMake, kFree };  // for a load: at the expense of who is warm or a shadow, or what is free alone
 
-  void visit(const std::string& name, const std::stop_token& stop);
+  // `told`: something in its folder has been replaced.
+  void visit(const std::string& name, const std::stop_token& stop, bool told = false);
   void pointer_missing(const std::string& name, Scenario& scenario);
   Scenario& known(const std::string& name);  // reports what is new to the observer
   // Serves `version` as the stable one, loaded first if it is not resident. `remember`: not to try again while nothing
@@ -159,9 +170,14 @@ class RegistryWatcher {
   void run(std::stop_token stop, std::chrono::milliseconds interval);
 
   // Residence: see registry_watcher_residence.cc.
-  // Makes `version` resident. `fresh`: it was not before. Fills `refusal` for kRefused.
-  Loaded load(const std::string& name, const std::string& version, const std::stop_token& stop, bool& fresh,
-              std::unique_ptr<Refusal>& refusal, Room room = Room::kMake);
+  // Makes `version`, whose files are in `folder`, resident. `fresh`: it was not before. Fills `refusal` for kRefused.
+  Loaded load(const std::string& name, const std::string& version, const std::filesystem::path& folder,
+              const std::stop_token& stop, bool& fresh, std::unique_ptr<Refusal>& refusal, Room room = Room::kMake);
+  // Loads what is being published, lets go of what does not come. `next`: what the file says now.
+  void load_ahead(const std::string& name, Scenario& scenario, const std::optional<NextVersion>& next,
+                  const std::stop_token& stop);
+  // Whether `version` is resident because it is being published.
+  static bool is_ahead(const Scenario& scenario, const std::string& version);
   // Gives every resident version the state that its role asks for, and lets go of those without one.
   void settle(const std::string& name, Scenario& scenario);
   // Lets go of a resident version; `cause`: why it was taken out of service, if something was wrong with it.

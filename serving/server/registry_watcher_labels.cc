@@ -47,7 +47,7 @@ bool RegistryWatcher::load_labelled(const std::string& name, Scenario& scenario,
   if (labelled.refusal && still_refused(*labelled.refusal, version)) return false;
   bool fresh = false;
   std::unique_ptr<Refusal> refusal;
-  switch (load(name, version, stop, fresh, refusal, room)) {
+  switch (load(name, version, registry_.snapshot_dir(name, version), stop, fresh, refusal, room)) {
     case Loaded::kStopped:
       return false;
     case Loaded::kRefused:

@@ -12,14 +12,16 @@ using Clock = std::chrono::steady_clock;
 
 // How long a load waits for memory that is being given back. What takes longer is held by requests.
 constexpr std::chrono::milliseconds kFreeing{2000};
+// How long what was loaded ahead waits for its publication to end.
+constexpr std::chrono::minutes kNextPatience{1};
 
 std::string mebibytes(int64_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; }
 
 }  // namespace
 
 RegistryWatcher::Loaded RegistryWatcher::load(const std::string& name, const std::string& version,
-                                              const std::stop_token& stop, bool& fresh,
-                                              std::unique_ptr<Refusal>& refusal, Room room) {
+                                              const std::filesystem::path& folder, const std::stop_token& stop,
+                                              bool& fresh, std::unique_ptr<Refusal>& refusal, Room room) {
   if (scenarios_[name].resident.contains(version)) return Loaded::kYes;
   fresh = true;
   const Lifecycle::Id id = lifecycle_.discover(name, version);
@@ -36,7 +38,7 @@ RegistryWatcher::Loaded RegistryWatcher::load(const std::string& name, const std
   };
   TouchedFiles touched;
   try {
-    auto snapshot = load_(name, version, touched, stop, admit);
+    auto snapshot = load_(name, version, folder, touched, stop, admit);
     if (stop.stop_requested()) {
       snapshot.reset();
       lifecycle_.move(id, VersionState::kUnloaded, "given up while it was loaded");
@@ -48,7 +50,10 @@ RegistryWatcher::Loaded RegistryWatcher::load(const std::string& name, const std
     scenarios_[name].resident.emplace(version, Resident{.snapshot = std::move(adopted), .id = id});
     return Loaded::kYes;
   } catch (const Refused& error) {
-    if (stop.stop_requested()) {  // not the snapshot's fault
+    // Not the snapshot's fault; nor is it that what was loaded ahead has moved to its place.
+    std::error_code ignored;
+    const bool moved = folder != registry_.snapshot_dir(name, version) && !std::filesystem::exists(folder, ignored);
+    if (stop.stop_requested() || moved) {
       lifecycle_.move(id, VersionState::kUnloaded, "given up while it was loaded");
       return Loaded::kStopped;
     }
@@ -59,6 +64,31 @@ RegistryWatcher::Loaded RegistryWatcher::load(const std::string& name, const std
                                                 .files = std::move(touched),
                                                 .when = Clock::now()});
     return Loaded::kRefused;
+  }
+}
+
+bool RegistryWatcher::is_ahead(const Scenario& scenario, const std::string& version) {
+  return scenario.ahead.held && scenario.ahead.version == version && scenario.resident.contains(version);
+}
+
+void RegistryWatcher::load_ahead(const std::string& name, Scenario& scenario, const std::optional<NextVersion>& next,
+                                 const std::stop_token& stop) {
+  Ahead& ahead = scenario.ahead;
+  const std::string asked = next ? next->version : "";
+  const bool late = ahead.held && Clock::now() - ahead.since > kNextPatience;
+  if (asked == ahead.version && !late) return;
+  const bool held = std::exchange(ahead.held, false);
+  if (held) settle(name, scenario);  // lets go of it, unless it has another role by now
+  if (asked == ahead.version) return;
+  ahead = {};
+  if (asked.empty() || scenario.resident.contains(asked)) return;
+  bool fresh = false;
+  std::unique_ptr<Refusal> refusal;
+  const Loaded loaded = load(name, asked, next->folder, stop, fresh, refusal, Room::kFree);
+  if (loaded == Loaded::kStopped) return;
+  ahead = {.version = asked, .held = loaded == Loaded::kYes, .since = Clock::now()};
+  if (loaded == Loaded::kRefused) {
+    log::info("snapshot_not_loaded_ahead", {{"scenario", name}, {"version", asked}, {"reason", refusal->message}});
   }
 }
 
@@ -75,6 +105,8 @@ void RegistryWatcher::settle(const std::string& name, Scenario& scenario) {
                                         : &resident == canary       ? kCanary
                                                                     : kShadow);
       if (state == VersionState::kWarm) lifecycle_.move(resident.id, VersionState::kServing);
+    } else if (is_ahead(scenario, version) && !scenario.unloaded && !scenario.pinned) {
+      // It stays as it is, warm.
     } else if (version == scenario.previous && rules_.keep_warm && !scenario.unloaded) {
       if (state == VersionState::kServing) {
         lifecycle_.move(resident.id, VersionState::kWarm);

@@ -69,9 +69,9 @@ Server::Server(const Options& options, std::stop_source stop)
       loader_(registry_, binaries_),
       watcher_(
           registry_,
-          [this](const std::string& scenario, const std::string& version, TouchedFiles& touched, std::stop_token stop,
-                 const AdmitFunction& admit) {
-            return loader_.load(scenario, version, touched, std::move(stop), admit);
+          [this](const std::string& scenario, const std::string& version, const std::filesystem::path& folder,
+                 TouchedFiles& touched, std::stop_token stop, const AdmitFunction& admit) {
+            return loader_.load(scenario, version, folder, touched, std::move(stop), admit);
           },
           {.store = store_, .lifecycle = lifecycle_, .reaper = reaper_}, *this, watcher_rules(options)),
       scheduler_(

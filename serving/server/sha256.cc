@@ -4,6 +4,8 @@
 
 #include <stdexcept>
 
+#include "names.h"
+
 namespace smt::server {
 
 struct Sha256::Impl {
@@ -29,14 +31,7 @@ std::string Sha256::hex() {
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned int length = 0;
   if (EVP_DigestFinal_ex(impl_->context, digest, &length) != 1) throw std::runtime_error("OpenSSL SHA-256 failed");
-  constexpr char kDigits[] = "0123456789abcdef";
-  std::string text;
-  text.reserve(2 * length);
-  for (unsigned int i = 0; i < length; ++i) {
-    text.push_back(kDigits[digest[i] >> 4]);
-    text.push_back(kDigits[digest[i] & 15]);
-  }
-  return text;
+  return hex_of(std::as_bytes(std::span(digest, length)));
 }
 
 std::string sha256_hex(std::string_view bytes) {

@@ -34,15 +34,14 @@ SnapshotManifest read_manifest(const Registry& registry, const fs::path& dir, co
 }
 
 ChainLink read_link(const Registry& registry, const std::string& scenario, const std::string& version,
-                    TouchedFiles& touched) {
-  fs::path dir = registry.snapshot_dir(scenario, version);
+                    const fs::path& dir, TouchedFiles& touched) {
   touched.add(dir / "manifest.json");
   touched.add(dir / "manifest.sha256");
   SnapshotManifest manifest = read_manifest(registry, dir, scenario, version);
   touched.add(dir / manifest.weights.name);
   try {
     auto features = transform::FeatureSpec::parse(manifest.features_json);
-    return {.manifest = std::move(manifest), .features = std::move(features)};
+    return {.folder = dir, .manifest = std::move(manifest), .features = std::move(features)};
   } catch (const transform::SpecError& error) {
     throw Refused(Reason::kFeatures,
                   registry.shown(dir / "manifest.json") + ": field 'features': " + shortened(error.what(), 500));
@@ -104,19 +103,20 @@ void check_fits(const SnapshotManifest& delta, const SnapshotManifest& base, con
 int64_t ChainLink::table_rows() const { return std::max<int64_t>(features.table_rows(), 2); }
 
 std::vector<ChainLink> read_chain(const Registry& registry, const std::string& scenario, const std::string& version,
-                                  TouchedFiles& touched) {
+                                  const fs::path& folder, TouchedFiles& touched) {
   std::vector<ChainLink> chain;
-  chain.push_back(read_link(registry, scenario, version, touched));
+  chain.push_back(read_link(registry, scenario, version, folder, touched));
   while (!chain.back().manifest.base.empty()) {
     const std::string above = chain.back().manifest.version;
     try {
-      chain.push_back(read_link(registry, scenario, chain.back().manifest.base, touched));
+      const std::string& base = chain.back().manifest.base;
+      chain.push_back(read_link(registry, scenario, base, registry.snapshot_dir(scenario, base), touched));
     } catch (const Refused& error) {
       throw Refused(error.reason(), std::string(error.what()) + " (version " + above + " is built on it)");
     }
     // Their numbers fall by one from link to link, so the chain ends.
     check_fits(chain[chain.size() - 2].manifest, chain.back().manifest,
-               registry.shown(registry.snapshot_dir(scenario, above) / "manifest.json"));
+               registry.shown(chain[chain.size() - 2].folder / "manifest.json"));
   }
   return chain;
 }

@@ -1,7 +1,7 @@
 // The manifests that a version is made of: its own, and those of the versions that it is built on.
 #pragma once
 
-#include <stop_token>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -14,6 +14,7 @@ namespace smt::server {
 
 // One version of a chain.
 struct ChainLink {
+  std::filesystem::path folder;  // where its files are
   SnapshotManifest manifest;
   transform::FeatureSpec features;
 
@@ -23,9 +24,10 @@ struct ChainLink {
 };
 
 // The version itself first, the whole snapshot that it goes back to last; verified: checksums of the manifests, and
-// that each fits the one that it is built on (template, ABI, dimension, features). `touched` receives the files of all,
+// that each fits the one that it is built on (template, ABI, dimension, features). `folder`: where the files of the
+// version itself are. `touched` receives the files of all,
 // weights included, whose change could change the outcome of loading it. Throws Refused.
 std::vector<ChainLink> read_chain(const Registry& registry, const std::string& scenario, const std::string& version,
-                                  TouchedFiles& touched);
+                                  const std::filesystem::path& folder, TouchedFiles& touched);
 
 }  // namespace smt::server

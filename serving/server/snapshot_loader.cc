@@ -73,13 +73,14 @@ std::shared_ptr<const LoadedSnapshot> SnapshotLoader::resident(const std::string
 }
 
 std::shared_ptr<const LoadedSnapshot> SnapshotLoader::load_verified(const std::string& scenario,
-                                                                    const std::string& version, TouchedFiles& touched,
-                                                                    std::stop_token stop, const AdmitFunction& admit) {
-  std::vector<ChainLink> chain = read_chain(registry_, scenario, version, touched);
+                                                                    const std::string& version,
+                                                                    const std::filesystem::path& folder,
+                                                                    TouchedFiles& touched, std::stop_token stop,
+                                                                    const AdmitFunction& admit) {
+  std::vector<ChainLink> chain = read_chain(registry_, scenario, version, folder, touched);
   const SnapshotManifest& manifest = chain.front().manifest;
   auto binary = binaries_.get(manifest.source.name, manifest.abi_hash, touched);
-  std::filesystem::path dir = registry_.snapshot_dir(scenario, version);
-  check_fits(chain.front(), binary->manifest(), registry_.shown(dir / "manifest.json"));
+  check_fits(chain.front(), binary->manifest(), registry_.shown(folder / "manifest.json"));
 
   // The nearest version beneath that is here: only the deltas above it are read.
   std::shared_ptr<const LoadedSnapshot> below;
@@ -104,15 +105,15 @@ std::shared_ptr<const LoadedSnapshot> SnapshotLoader::load_verified(const std::s
                           .binary = std::move(binary),
                           .weights = std::move(weights.slot),
                           .overlay = std::move(weights.overlay)};
-  probe(snapshot, registry_.shown(dir));
+  probe(snapshot, registry_.shown(folder));
   return std::make_shared<const LoadedSnapshot>(std::move(snapshot));
 }
 
 std::shared_ptr<const LoadedSnapshot> SnapshotLoader::load(const std::string& scenario, const std::string& version,
-                                                           TouchedFiles& touched, std::stop_token stop,
-                                                           const AdmitFunction& admit) {
+                                                           const std::filesystem::path& folder, TouchedFiles& touched,
+                                                           std::stop_token stop, const AdmitFunction& admit) {
   try {
-    auto snapshot = load_verified(scenario, version, touched, std::move(stop), admit);
+    auto snapshot = load_verified(scenario, version, folder, touched, std::move(stop), admit);
     std::erase_if(loaded_, [](const auto& entry) { return entry.second.expired(); });
     loaded_.insert_or_assign({scenario, version}, snapshot);
     return snapshot;

@@ -1,10 +1,7 @@
 #include "verified_file.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <exception>
-#include <thread>
 #include <vector>
 
 #include "names.h"
@@ -15,8 +12,6 @@ namespace {
 
 // What is read at a time: the digest and the check for numbers find it in the core's cache.
 constexpr size_t kChunk = size_t{256} << 10;
-// From so many bytes on, the digest is made by a thread of its own.
-constexpr size_t kAside = size_t{16} << 20;
 
 void check_size(uint64_t found, const FileEntry& expected, const std::string& shown) {
   if (found == expected.bytes) return;
@@ -61,72 +56,9 @@ class FiniteCheck {
   std::optional<size_t> found_;
 };
 
-// Makes the digest of memory that another thread fills, front to back, while it is being filled.
-class DigestThread {
- public:
-  // Both outlive it, and nobody else touches the digest meanwhile.
-  DigestThread(Sha256& digest, std::span<const std::byte> memory)
-      : digest_(digest), memory_(memory), thread_([this] { run(); }) {}
-  DigestThread(const DigestThread&) = delete;
-  DigestThread& operator=(const DigestThread&) = delete;
-  ~DigestThread() { filled(kGivenUp); }
-
-  // So many bytes of it are filled.
-  void filled(size_t bytes) {
-    filled_.store(bytes, std::memory_order_release);
-    filled_.notify_one();
-  }
-  // All of it is filled: returns when the digest has all. Throws what the digest threw.
-  void finish() {
-    thread_.join();
-    if (error_) std::rethrow_exception(error_);
-  }
-
- private:
-  static constexpr size_t kGivenUp = SIZE_MAX;
-
-  void run() {
-    try {
-      for (size_t done = 0; done < memory_.size();) {
-        filled_.wait(done, std::memory_order_acquire);
-        size_t filled = filled_.load(std::memory_order_acquire);
-        if (filled == kGivenUp) return;
-        digest_.update(memory_.subspan(done, filled - done));
-        done = filled;
-      }
-    } catch (...) {
-      error_ = std::current_exception();
-    }
-  }
-
-  Sha256& digest_;
-  const std::span<const std::byte> memory_;
-  // Released by the thread that fills, after it wrote those bytes; acquired by the one that reads them.
-  std::atomic<size_t> filled_{0};
-  std::exception_ptr error_;  // of thread_, read once it has ended
-  std::jthread thread_;
-};
-
 }  // namespace
 
 void VerifiedFile::read(std::span<std::byte> out, const std::function<void(std::span<const std::byte>)>& look) {
-  if (out.size() < kAside) {
-    fill(out, [&](std::span<const std::byte> part) {
-      digest_.update(part);
-      if (look) look(part);
-    });
-    return;
-  }
-  // The digest takes longer than all else together.
-  DigestThread aside(digest_, out);
-  fill(out, [&, filled = size_t{0}](std::span<const std::byte> part) mutable {
-    aside.filled(filled += part.size());
-    if (look) look(part);
-  });
-  aside.finish();
-}
-
-void VerifiedFile::fill(std::span<std::byte> out, const std::function<void(std::span<const std::byte>)>& filled) {
   while (!out.empty()) {
     if (reading_.stop.stop_requested())
       throw Refused(Reason::kIo, file_.shown() + ": loading was interrupted by shutdown");
@@ -134,7 +66,8 @@ void VerifiedFile::fill(std::span<std::byte> out, const std::function<void(std::
     if (file_.read(part) != part.size()) {
       throw Refused(Reason::kChecksum, file_.shown() + ": the file became shorter while it was read");
     }
-    filled(part);
+    digest_.update(part);
+    if (look) look(part);
     left_ -= part.size();
     out = out.subspan(part.size());
     if (reading_.pace != nullptr) reading_.pace->spend(part.size(), reading_.stop);
@@ -157,7 +90,7 @@ void read_verified(const std::filesystem::path& path, const std::string& shown, 
   try {
     InputFile file(path, shown);
     check_size(file.size(), expected, shown);
-    VerifiedFile verified(file, std::move(reading));
+    VerifiedFile verified(file, expected, std::move(reading));
     std::optional<Refused> malformed;
     try {
       std::vector<std::byte> head(std::min(kSafetensorsPrefix, file.size()));
@@ -172,9 +105,7 @@ void read_verified(const std::filesystem::path& path, const std::string& shown, 
       malformed = error;
     }
     verified.skip_to_end();
-    if (std::string found = verified.hex(); found != expected.sha256) {
-      throw Refused(Reason::kChecksum, shown + ": sha256 is " + found + "; the manifest says " + expected.sha256);
-    }
+    verified.check();
     if (malformed) throw *malformed;
   } catch (const std::bad_alloc&) {
     throw Refused(Reason::kIo,

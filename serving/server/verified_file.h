@@ -9,18 +9,20 @@
 #include <string>
 #include <string_view>
 
+#include "file_digest.h"
 #include "file_io.h"
 #include "manifest.h"
 #include "pace.h"
 #include "safetensors.h"
-#include "sha256.h"
 
 namespace smt::server {
 
 // A file read front to back, every byte of it through the digest.
 class VerifiedFile {
  public:
-  VerifiedFile(InputFile& file, Reading reading) : file_(file), reading_(std::move(reading)) {}
+  // `file` and `expected` must outlive it.
+  VerifiedFile(InputFile& file, const FileEntry& expected, Reading reading)
+      : file_(file), reading_(std::move(reading)), digest_(expected) {}
 
   // Fills `out` completely, or throws Refused: kChecksum, the file is shorter than its size promised; kIo. `look` is
   // called with each part as soon as it is there, and still in the core's cache.
@@ -29,23 +31,21 @@ class VerifiedFile {
   void read_finite(std::span<float> out, std::string_view tensor);
 
   void skip_to_end();
-  std::string hex() { return digest_.hex(); }
+  // After the whole file. Throws Refused(kChecksum).
+  void check() { digest_.check(shown()); }
   const std::string& shown() const { return file_.shown(); }
 
  private:
-  // Reads until `out` is full; calls `filled` with each part.
-  void fill(std::span<std::byte> out, const std::function<void(std::span<const std::byte>)>& filled);
-
   InputFile& file_;
   const Reading reading_;
-  Sha256 digest_;
+  FileDigest digest_;
   uint64_t left_ = file_.size();
 };
 
 // Reads the tensors of `header`, in the order in which they lie there, each of them whole.
 using ReadTensors = std::function<void(VerifiedFile& file, const SafetensorsHeader& header)>;
 
-// Opens a file, reads its header, has `tensors` read the rest, and compares size and sha256 with `expected`. Throws
+// Opens a file, reads its header, has `tensors` read the rest, and compares size and digest with `expected`. Throws
 // Refused: kChecksum when they differ, whatever else is wrong with the file; kWeights for a malformed header; kIo when
 // reading fails, when memory does not suffice, or when it is to stop; and what `tensors` throws (a kWeights of
 // its own is reported unless the file proves damaged).

@@ -28,7 +28,7 @@ struct WeightPlaces {
 using PlaceWeights = std::function<WeightPlaces(const WeightShapes&)>;
 
 // Reads both tensors to where `place` says; it is called at most once. What lies there after an exception is
-// unspecified. Throws Refused: kChecksum when size or sha256 differ from `expected` (whatever else is wrong with the
+// unspecified. Throws Refused: kChecksum when size or digest differ from `expected` (whatever else is wrong with the
 // file), kWeights when tensors are missing, superfluous, of another type or rank, or hold values that are not finite;
 // kIo when reading fails, when memory does not suffice, or when it is to stop; and what `place` throws.
 void read_weights(const std::filesystem::path& path, const std::string& shown, const FileEntry& expected,

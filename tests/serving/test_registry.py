@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 
 from smt.serving import places, storage
 from smt.serving.manifest import SnapshotManifest
@@ -74,7 +76,68 @@ def test_content_may_lie_in_parts_and_is_written_piece_by_piece(url: str, monkey
     assert manifest.files["weights.safetensors"].model_dump() == {
         "bytes": len(whole),
         "sha256": hashlib.sha256(whole).hexdigest(),
+        "xxh3": xxhash.xxh3_128_hexdigest(whole),
     }
+
+
+def test_what_is_published_is_announced_until_it_is_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(tmp_path)
+    announcement = tmp_path / "scenarios/feed/next"
+    first = registry.publish_snapshot(draft(), {"weights.safetensors": b"one"})
+    commit, seen = storage.LocalStage.commit, []
+
+    def look(stage: storage.LocalStage, name: str, **how: bool) -> None:
+        version, folder = announcement.read_text().split()
+        # All of it is there to be read, and `current` names what it named before.
+        there = {path.name: path.read_bytes() for path in (tmp_path / "scenarios/feed/versions" / folder).iterdir()}
+        assert there["weights.safetensors"] == b"two"
+        assert hashlib.sha256(there["manifest.json"]).hexdigest() == there["manifest.sha256"].decode().strip()
+        assert registry.current("feed") == first.version
+        assert version == name
+        seen.append(version)
+        commit(stage, name, **how)
+
+    monkeypatch.setattr(storage.LocalStage, "commit", look)
+    second = registry.publish_snapshot(draft(), {"weights.safetensors": b"two"})
+    assert seen == [second.version]
+    assert not announcement.exists()
+
+
+@pytest.mark.parametrize("label", ["canary", "shadow"])
+def test_only_what_becomes_current_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label: Any) -> None:
+    registry = Registry(tmp_path)
+    registry.publish_snapshot(draft(), {"weights.safetensors": b"one"})
+    monkeypatch.setattr(storage.LocalStage, "announced", None)
+    registry.publish_snapshot(draft(), {"weights.safetensors": b"two"}, label=label)
+
+
+def test_a_publication_that_fails_takes_its_announcement_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(tmp_path)
+    first = registry.publish_snapshot(draft(), {"weights.safetensors": b"one"})
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage.os, "fsync", full)
+        with pytest.raises(RegistryError, match="No space left"):
+            registry.publish_snapshot(draft(), {"weights.safetensors": b"two"})
+    assert sorted(path.name for path in (tmp_path / "scenarios/feed").iterdir()) == [
+        ".lock",
+        "current",
+        "events",
+        "versions",
+    ]
+    assert registry.versions("feed") == [registry.current("feed")] == [first.version]
+
+
+def test_files_of_older_publishers_have_one_digest(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    manifest = registry.publish_snapshot(draft(), {"weights.safetensors": b"one"})
+    folder = tmp_path / "scenarios/feed/versions" / manifest.version
+    entry = manifest.files["weights.safetensors"]
+    _reseal(folder, files={"weights.safetensors": {"bytes": entry.bytes, "sha256": entry.sha256}})
+    assert registry.verify("feed").files["weights.safetensors"].xxh3 is None
 
 
 def test_publish_and_read(url: str) -> None:
@@ -230,6 +293,7 @@ def test_killed_publication_leaves_nothing_that_counts(tmp_path: Path, last_step
     # The lock died with its holder, and the next publication goes through.
     second = registry.publish_snapshot(draft(), {"weights.safetensors": b"two"})
     assert registry.current("feed") == second.version == registry.versions("feed")[-1]
+    assert not (tmp_path / "scenarios/feed/next").exists()
 
 
 def test_old_leftovers_are_removed_and_young_ones_kept(tmp_path: Path) -> None:

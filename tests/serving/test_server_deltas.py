@@ -163,7 +163,7 @@ def test_a_damaged_delta_is_refused_and_the_next_taken(chain: Chain, template: T
         wait_for(lambda: server.events("snapshot_refused"), "the refusal")
         [event] = server.events("snapshot_refused")
         assert (event["version"], event["cause"]) == (bad, "checksum")
-        assert f"{bad}/delta.safetensors: sha256 is" in event["reason"]
+        assert f"{bad}/delta.safetensors: xxh3 checksum is" in event["reason"]
         prediction = client.predict("feed", ROWS)
         assert prediction.version == good
         chain.check(prediction)

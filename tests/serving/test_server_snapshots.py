@@ -20,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from smt.serving import storage
 from smt.serving.binary import BinaryRunner
 from smt.serving.client import AsyncClient, Client, PredictError
 from smt.serving.compile import BinaryInfo
@@ -101,8 +102,8 @@ def _tensors(slab: int, table: int, fill: float = 0.1, dtype: torch.dtype = torc
 
 SLAB, TABLE = 4224, FEED.features["table_rows"]
 DAMAGES: dict[str, tuple[Damage, str]] = {
-    "bit flipped in the weights": (_flip("weights.safetensors", 0.7), r"weights\.safetensors.*sha-?256"),
-    "bit flipped in the weights' header": (_flip("weights.safetensors", 0.0), r"weights\.safetensors.*sha-?256"),
+    "bit flipped in the weights": (_flip("weights.safetensors", 0.7), r"weights\.safetensors.*xxh3 checksum"),
+    "bit flipped in the weights' header": (_flip("weights.safetensors", 0.0), r"weights\.safetensors.*xxh3 checksum"),
     "truncated weights": (_cut("weights.safetensors", 5000), r"weights\.safetensors.*5000"),
     "empty weights": (_cut("weights.safetensors", 0), r"weights\.safetensors"),
     "no weights": (lambda folder: (folder / "weights.safetensors").unlink(), r"weights\.safetensors"),
@@ -188,6 +189,39 @@ def test_damaged_snapshots_are_refused(changing: RunningServer, template: Templa
         back = FEED.publish(changing.registry, template, seed=1)
         wait_for_version(client, "feed", back.version)
     assert refused_count(changing) == refused + 1  # looked at once, not at every poll
+
+
+def test_a_version_is_loaded_while_it_is_published(
+    changing: RunningServer, template: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers as soon as `current` names it, and not before, and was read once."""
+    commit = storage.LocalStage.commit
+    before = changing.registry.current("feed")
+
+    def loaded(version: str) -> bool:
+        steps = [event["state"] for event in changing.events("version_state") if event["version"] == version]
+        return bool(steps) and steps[-1] == "warm"
+
+    with Client(changing.target, timeout=60) as client:
+
+        def wait_and_commit(stage: storage.LocalStage, name: str, **how: bool) -> None:
+            wait_for(lambda: loaded(name), "what is announced to be loaded")
+            assert client.predict("feed", ROWS).version == before
+            assert changing.metric("smt_snapshot_loads_total") == loads
+            commit(stage, name, **how)
+
+        monkeypatch.setattr(storage.LocalStage, "commit", wait_and_commit)
+        for seed in (60, 1):
+            loads = changing.metric("smt_snapshot_loads_total")
+            manifest = FEED.publish(changing.registry, template, seed=seed)
+            wait_for_version(client, "feed", manifest.version)
+            scores = client.predict("feed", ROWS)
+            expected = FEED.reference(template, seed, ROWS)
+            np.testing.assert_allclose(scores["click"], expected["click"], atol=2e-3)
+            event = changing.events("snapshot_loaded")[-1]
+            assert (event["version"], event["ahead"]) == (manifest.version, True)
+            assert changing.metric("smt_snapshot_loads_total") == loads + 1
+            before = manifest.version
 
 
 @pytest.mark.parametrize("content", ["../../templates\n", "", "\0\0\0", "20200101-000000-000-00000000\n"])

@@ -73,6 +73,8 @@ TEST(SnapshotManifest, NestedFieldsAreCheckedByName) {
       {"/files/weights.safetensors/bytes", 0, "field 'files.weights.safetensors.bytes'"},
       {"/files/weights.safetensors/bytes", UINT64_MAX, "field 'files.weights.safetensors.bytes'"},
       {"/files/weights.safetensors/sha256", "ABC", "field 'files.weights.safetensors.sha256'"},
+      {"/files/weights.safetensors/xxh3", "ABC", "field 'files.weights.safetensors.xxh3': found the string 'ABC'"},
+      {"/files/weights.safetensors/xxh3", nullptr, "field 'files.weights.safetensors.xxh3': found null"},
       {"/lineage", 5, "field 'lineage'"},
   };
   for (const Case& test : kCases) {

@@ -32,7 +32,8 @@ class SnapshotDeltasTest : public ::testing::Test {
   std::shared_ptr<const LoadedSnapshot> load(int number) {
     if (!loader_) fresh();
     TouchedFiles touched;
-    return loader_->load("income", version(number), touched, {}, admit_);
+    return loader_->load("income", version(number), registry_.version_dir("income", version(number)), touched, {},
+                         admit_);
   }
   template <typename... Texts>
   void expect_refusal(int number, Reason reason, Texts... texts) {

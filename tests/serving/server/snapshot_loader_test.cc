@@ -33,7 +33,7 @@ class SnapshotLoaderTest : public ::testing::Test {
   std::shared_ptr<const LoadedSnapshot> load(const std::string& scenario = "income") {
     TouchedFiles touched;
     try {
-      auto snapshot = loader_.load(scenario, kVersion, touched, {}, admit_);
+      auto snapshot = loader_.load(scenario, kVersion, registry_.version_dir(scenario, kVersion), touched, {}, admit_);
       touched_ = std::move(touched);
       return snapshot;
     } catch (...) {

@@ -70,15 +70,16 @@ class WatchedRegistry : public ::testing::Test {
                  observer_, {}) {}
 
   LoadFunction loader() {
-    return [this](const std::string& scenario, const std::string& version, TouchedFiles& touched, std::stop_token stop,
-                  const AdmitFunction& admit) { return load(scenario, version, touched, stop, admit); };
+    return [this](const std::string& scenario, const std::string& version, const std::filesystem::path& folder,
+                  TouchedFiles& touched, std::stop_token stop,
+                  const AdmitFunction& admit) { return load(scenario, version, folder, touched, stop, admit); };
   }
 
   std::shared_ptr<const LoadedSnapshot> load(const std::string& scenario, const std::string& version,
-                                             TouchedFiles& touched, const std::stop_token& stop,
-                                             const AdmitFunction& admit) {
+                                             const std::filesystem::path& folder, TouchedFiles& touched,
+                                             const std::stop_token& stop, const AdmitFunction& admit) {
     ++loads_;
-    std::filesystem::path path = registry_.version_dir(scenario, version) / "manifest.json";
+    std::filesystem::path path = folder / "manifest.json";
     touched.add(path);
     std::string text = read_text(path, "manifest.json", 1000);
     admit(kFakeBytes, 0);

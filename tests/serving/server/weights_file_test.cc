@@ -3,11 +3,16 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include <chrono>
 #include <cmath>
 #include <limits>
 #include <thread>
 
+#include "file_digest.h"
+#include "names.h"
 #include "refused_by.h"
 #include "registry_builder.h"
 
@@ -28,6 +33,12 @@ struct Weights {
     };
   }
 };
+
+std::string xxh3_hex(const std::string& bytes) {
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes.data(), bytes.size()));
+  return hex_of(std::as_bytes(std::span(canonical.digest)));
+}
 
 class WeightsFile : public ::testing::Test {
  protected:
@@ -79,7 +90,6 @@ TEST_F(WeightsFile, ReadsFilesLongerThanOneChunk) {
   EXPECT_EQ(found.table[262'144], 262'144.0F);
 }
 
-// So large that the digest is made by another thread while the file is read.
 TEST_F(WeightsFile, ReadsLargeTablesAsItReadsSmallOnes) {
   constexpr size_t kRows = 5'000'000;
   std::vector<float> values(kRows);
@@ -120,6 +130,26 @@ TEST_F(WeightsFile, RefusesEveryFlippedByteAsDamage) {
     // Also where the damage makes the header unreadable: the cause is told, not its consequence.
     expect_refused(
         Reason::kChecksum, [&] { read(damaged, file); }, "sha256 is");
+  }
+}
+
+TEST_F(WeightsFile, LooksAtTheQuickDigestWhereTheManifestHasOne) {
+  // Of XXH3-128's published test vectors: the digest of no bytes.
+  FileEntry nothing{.name = "w", .bytes = 0, .sha256 = "", .xxh3 = "99aa06d3014798d86001c324468d497f"};
+  EXPECT_NO_THROW(FileDigest(nothing).check("w"));
+
+  std::string file = weights();
+  FileEntry entry{.name = "w", .bytes = file.size(), .sha256 = std::string(64, '0'), .xxh3 = xxh3_hex(file)};
+  for (size_t at = 0; at <= file.size(); ++at) {
+    std::string damaged = file;
+    if (at < file.size()) damaged[at] = static_cast<char>(damaged[at] ^ 0x40);
+    write_file(folder_.path() / "w", damaged);
+    auto read = [&] { read_weights(folder_.path() / "w", "w", entry, Weights().place()); };
+    if (at == file.size()) {
+      EXPECT_NO_THROW(read());
+    } else {
+      expect_refused(Reason::kChecksum, read, "w: xxh3 checksum is ", "; the manifest says " + entry.xxh3);
+    }
   }
 }
 
