@@ -27,7 +27,7 @@ from smt.serving.mirror import Mirror, MirrorError
 from smt.serving.registry import Registry, RegistryError
 from smt.serving.remote_storage import RemoteStorage
 from smt.serving.retry import Patience
-from smt.serving.storage import LocalStage, LocalStorage
+from smt.serving.storage import Digests, LocalStage, LocalStorage
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ def _full_after(changes: int) -> Iterator[None]:
 
     add_pieces, replace_text = LocalStage.add_pieces, LocalStorage.replace_text
 
-    def add(stage: LocalStage, name: str, pieces: Any) -> tuple[int, str]:
+    def add(stage: LocalStage, name: str, pieces: Any) -> Digests:
         if not full():
             return add_pieces(stage, name, pieces)
         first = next(iter(pieces))
