@@ -50,14 +50,13 @@ RegistryWatcher::Loaded RegistryWatcher::load(const std::string& name, const std
     scenarios_[name].resident.emplace(version, Resident{.snapshot = std::move(adopted), .id = id});
     return Loaded::kYes;
   } catch (const Refused& error) {
-    // Not the snapshot's fault; nor is it that what was loaded ahead has moved to its place.
-    std::error_code ignored;
-    const bool moved = folder != registry_.snapshot_dir(name, version) && !std::filesystem::exists(folder, ignored);
-    if (stop.stop_requested() || moved) {
+    if (stop.stop_requested()) {  // not the snapshot's fault
       lifecycle_.move(id, VersionState::kUnloaded, "given up while it was loaded");
       return Loaded::kStopped;
     }
-    lifecycle_.move(id, VersionState::kRefused, error.what());
+    // Of what nobody asks for yet nothing is wrong yet: it is looked at again where `current` finds it.
+    const bool ahead = folder != registry_.snapshot_dir(name, version);
+    lifecycle_.move(id, ahead ? VersionState::kUnloaded : VersionState::kRefused, error.what());
     refusal = std::make_unique<Refusal>(Refusal{.version = version,
                                                 .message = error.what(),
                                                 .reason = error.reason(),
