@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,6 +228,18 @@ def test_prefetch_is_bounded_and_stops_with_its_block() -> None:
         assert len(made) <= 6
     assert threading.active_count() == before
     assert len(made) <= 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a thread has no priority of its own here")
+def test_prefetch_leaves_the_cores_to_others() -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def source() -> Iterator[int]:
+        yield os.getpriority(os.PRIO_PROCESS, 0)
+
+    with Prefetch(source()) as items:
+        assert list(items) == [min(own + 10, 19)]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
 def test_prefetch_of_nothing_ends() -> None:
