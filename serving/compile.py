@@ -12,10 +12,11 @@ that include the smallest ones.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.export import Dim, ExportedProgram
 
 from smt.kernels import KERNEL_VERSION, cpu
@@ -306,12 +308,24 @@ def _present(
 def compile_package(
     program: ExportedProgram, package: Path, configs: Mapping[str, str | int | None] = MappingProxyType(_PLAIN)
 ) -> None:
-    """AOTInductor's package (.pt2) of an exported program. Raises CompileError."""
+    """AOTInductor's package (.pt2) of an exported program. Raises CompileError.
+
+    One at a time on a machine: AOTInductor names the files in its cache by their content and writes them in place, so
+    that of two processes which compile one template at once, one packs what the other has not written yet.
+    """
     try:
-        with quiet():
+        with quiet(), _alone(Path(cache_dir())):
             torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=dict(configs))
     except Exception as error:
         raise CompileError(f"AOTInductor cannot compile the template: {error}") from error
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "smt-compile.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # ends with the process, whatever becomes of it
+        yield
 
 
 def _write_onnx(program: ExportedProgram, path: Path) -> None:

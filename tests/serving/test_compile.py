@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -215,6 +218,32 @@ def test_manifest(compiled: Compiled, template: Template) -> None:
     assert manifest.parity["aoti"] <= BF16
     assert (manifest.precision, manifest.kernel_abi, manifest.isa) == ("bf16", cpu.FORMAT, "scalar")
     assert manifest.program == fused.tile_program(template, "bf16").values()
+
+
+def test_one_package_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AOTInductor's cache is shared by the processes of a machine, and written in place."""
+    monkeypatch.setattr(compile_module, "cache_dir", lambda: str(tmp_path / "cache"))
+    began, go_on, order = threading.Event(), threading.Event(), []
+
+    def package(program: object, *, package_path: str, inductor_configs: object) -> None:
+        order.append(f"{package_path} begins")
+        if package_path == "first":
+            began.set()
+            assert go_on.wait(30)
+        order.append(f"{package_path} ends")
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", package)
+    program: Any = None
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(compile_module.compile_package, program, Path("first"))
+        assert began.wait(30)
+        second = pool.submit(compile_module.compile_package, program, Path("second"))
+        with pytest.raises(TimeoutError):
+            second.result(0.2)
+        go_on.set()
+        first.result(30)
+        second.result(30)
+    assert order == ["first begins", "first ends", "second begins", "second ends"]
 
 
 def test_compiled_once(compiled: Compiled, template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
