@@ -12,11 +12,10 @@ that include the smallest ones.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +33,7 @@ from smt.serving.binary import BinaryRunner, Weights, quiet
 from smt.serving.fused import FusedFunction, fused_signature, tile_program, without_tile_program
 from smt.serving.manifest import BINARY_FILE, ONNX_FILE, BinaryManifest, FileEntry
 from smt.serving.registry import Registry, RegistryError
+from smt.serving.storage import LocalStorage
 from smt.serving.views import INDUCTOR_CONFIGS, ISA
 from smt.training.components.tower import TowerConfig
 from smt.training.model import (
@@ -314,18 +314,10 @@ def compile_package(
     that of two processes which compile one template at once, one packs what the other has not written yet.
     """
     try:
-        with quiet(), _alone(Path(cache_dir())):
+        with quiet(), LocalStorage(Path(cache_dir())).lock(""):
             torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=dict(configs))
     except Exception as error:
         raise CompileError(f"AOTInductor cannot compile the template: {error}") from error
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "smt-compile.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # ends with the process, whatever becomes of it
-        yield
 
 
 def _write_onnx(program: ExportedProgram, path: Path) -> None:

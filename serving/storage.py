@@ -254,8 +254,7 @@ class LocalStage:
         self._root = root
         self._folder = parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
         self._folder.mkdir()
-        self._files = contextlib.ExitStack()
-        self._written: list[int] = []  # descriptors: what they wrote is not on the disk yet, as far as we know
+        self._files: list[io.FileIO] = []  # open: what they hold is not on the disk yet, as far as we know
 
     def add(self, name: str, content: Content) -> Digests:
         return self.add_pieces(name, chunks_of(content))
@@ -264,7 +263,8 @@ class LocalStage:
         """The disk begins to write each piece at once; the digests, which take longer, are made beside that."""
         digester, size = Digester(), 0
         behind: deque[Future[None]] = deque()
-        file = self._files.enter_context((self._folder / name).open("xb", buffering=0))
+        file = (self._folder / name).open("xb", buffering=0)
+        self._files.append(file)
         with ThreadPoolExecutor(1) as pool:
             for piece in pieces:
                 if len(behind) > _PIECES_BEHIND:
@@ -275,7 +275,6 @@ class LocalStage:
                 size += len(piece)
             for pending in behind:
                 pending.result()
-        self._written.append(file.fileno())
         return digester.digests()
 
     @contextlib.contextmanager
@@ -295,8 +294,8 @@ class LocalStage:
 
     def commit(self, name: str, *, replace: bool = False) -> None:
         """Call with the parent's lock held: the old folder is moved aside before the new one takes its place."""
-        for descriptor in self._written:
-            os.fsync(descriptor)
+        for file in self._files:
+            os.fsync(file.fileno())
         self._close()
         _fsync_dir(self._folder)
         target = self._parent / name
@@ -308,8 +307,8 @@ class LocalStage:
         shutil.rmtree(old, ignore_errors=True)
 
     def _close(self) -> None:
-        self._written.clear()
-        self._files.close()
+        while self._files:
+            self._files.pop().close()
 
     def discard(self) -> None:
         self._close()
