@@ -8,12 +8,7 @@ For the publish gate, offline scoring and tests; the server does the same in C++
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +21,7 @@ from torch import Tensor
 from smt.kernels import cpu
 from smt.kernels.transform import TransformedBatch
 from smt.serving.manifest import BINARY_FILE, BinaryManifest
+from smt.serving.quiet import quiet
 from smt.serving.registry import Registry, RegistryError
 
 
@@ -45,19 +41,6 @@ def batch_inputs(batch: TransformedBatch) -> tuple[Tensor, Tensor, Tensor, Tenso
         torch.from_numpy(batch.offsets),
         torch.from_numpy(batch.bag_index),
     )
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps torch's notes (missing torchvision, folding that was skipped, vector widths) off the terminal."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 class BinaryRunner:

@@ -29,9 +29,10 @@ from torch.export import Dim, ExportedProgram
 
 from smt.kernels import KERNEL_VERSION, cpu
 from smt.kernels.cpu import Precision, TileProgram
-from smt.serving.binary import BinaryRunner, Weights, quiet
+from smt.serving.binary import BinaryRunner, Weights
 from smt.serving.fused import FusedFunction, fused_signature, tile_program, without_tile_program
 from smt.serving.manifest import BINARY_FILE, ONNX_FILE, BinaryManifest, FileEntry
+from smt.serving.quiet import quiet
 from smt.serving.registry import Registry, RegistryError
 from smt.serving.storage import LocalStorage
 from smt.serving.views import INDUCTOR_CONFIGS, ISA
