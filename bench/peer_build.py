@@ -24,7 +24,7 @@ from torch import Tensor
 import bench.peer_net
 from bench.peer_net import PeerNet
 from bench.shapes import Shape, random_batch
-from smt.serving.binary import quiet
+from smt.serving.quiet import quiet
 
 INPUTS = ("table", "dense", "ids")
 OUTPUT = "probabilities"

@@ -29,8 +29,8 @@ from bench.peer_build import ArtefactCache, Problem, onnx_graph
 from bench.peers import openvino_model
 from bench.result import ROOT
 from bench.shapes import Batch
-from smt.serving.binary import quiet
 from smt.serving.protos import grpc_service_pb2 as pb
+from smt.serving.quiet import quiet
 
 REQUIREMENTS = ROOT / "requirements" / "peers.txt"
 MODEL = Path(__file__).resolve().parent / "triton_model" / "model.py"

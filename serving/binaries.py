@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,18 +71,15 @@ class Binaries(RegistryFiles):
 
     def fetch_binary_file(self, manifest: BinaryManifest, name: str, cache: Path) -> Path:
         """A local path of one file of a binary, verified; a remote registry's file is copied into `cache`."""
-        path = f"{binary_dir(manifest.template.name, manifest.abi_hash, manifest.target)}/{name}"
-        with self.access(path):
-            self.check_file(path, manifest, name, self.storage.sha256(path))
-        local = self.storage.local_path(path)
+        folder = binary_dir(manifest.template.name, manifest.abi_hash, manifest.target)
+        content = self.read_verified(folder, manifest, name)
+        local = self.storage.local_path(f"{folder}/{name}")
         if local is not None:
             return local
-        content = self.read(path)
-        self.check_file(path, manifest, name, (len(content), hashlib.sha256(content).hexdigest()))
         cache.mkdir(parents=True, exist_ok=True)
         (cache / name).write_bytes(content)
         return cache / name
 
     def verify_binary(self, manifest: BinaryManifest) -> None:
-        """Checks size and SHA-256 of every file of a binary."""
+        """Checks size and checksum of every file of a binary."""
         self.verify_files(binary_dir(manifest.template.name, manifest.abi_hash, manifest.target), manifest)

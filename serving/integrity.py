@@ -103,7 +103,7 @@ def _check_versions(registry: Registry, scenario: str, found: Integrity) -> None
 
 def _check_version(registry: Registry, scenario: str, version: str) -> None:
     """Its own files, and that what it is built on is there: the files of that are checked in their turn."""
-    registry.verify_files(version_dir(scenario, version), registry.chain(scenario, version)[0])
+    registry.verify_files(version_dir(scenario, version), registry.chain(scenario, version)[0], thorough=True)
 
 
 def _entries(registry: Registry, folder: str, pattern: str, expected: str, found: Integrity) -> list[str]:

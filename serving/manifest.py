@@ -15,6 +15,8 @@ from pydantic import (
     model_validator,
 )
 
+from smt.serving.storage import Algorithm
+
 NAME_PATTERN = r"[a-z0-9_-]{1,64}"
 # YYYYMMDD-HHMMSS-mmm (UTC), which sorts by time of publication, and 8 hex digits that tell simultaneous ones apart.
 VERSION_PATTERN = r"\d{8}-\d{6}-\d{3}-[0-9a-f]{8}"
@@ -51,12 +53,17 @@ class Part(BaseModel):
 
 
 class FileEntry(Part):
-    """A file of the folder. `xxh3`: its XXH3-128, which the server compares in place of the SHA-256, that took half of
-    the time of a load. What an older publisher wrote has none."""
+    """A file of the folder. `xxh3`: its XXH3-128, which is compared in place of the SHA-256 wherever a file is used;
+    that took half of the time of a load. What an older publisher wrote has none."""
 
     bytes: Count
     sha256: Sha256
     xxh3: Xxh3 | None = None
+
+    @property
+    def algorithms(self) -> tuple[Algorithm, ...]:
+        """Of its sums; the first is compared wherever the file is used."""
+        return ("sha256",) if self.xxh3 is None else ("xxh3", "sha256")
 
     @model_serializer(mode="wrap")
     def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

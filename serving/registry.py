@@ -167,7 +167,7 @@ class Registry(Binaries):
         return found
 
     def verify(self, scenario: str, version: str | None = None) -> SnapshotManifest:
-        """Checks size and SHA-256 of every file of a version (default: current), and of what it is built on.
+        """Checks size and checksum of every file of a version (default: current), and of what it is built on.
 
         Returns the manifest of the version.
         """
@@ -178,10 +178,7 @@ class Registry(Binaries):
 
     def read_snapshot_file(self, manifest: SnapshotManifest, name: str) -> bytes:
         """Content of one file of a snapshot, its checksum verified."""
-        path = f"{version_dir(manifest.scenario, manifest.version)}/{name}"
-        content = self.read(path)
-        self.check_file(path, manifest, name, (len(content), hashlib.sha256(content).hexdigest()))
-        return content
+        return self.read_verified(version_dir(manifest.scenario, manifest.version), manifest, name)
 
     def publish_snapshot(
         self,

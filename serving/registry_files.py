@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from smt.serving.manifest import BinaryManifest, SnapshotManifest
+from smt.serving.manifest import BinaryManifest, FileEntry, SnapshotManifest
 from smt.serving.places import RegistryError
-from smt.serving.storage import Storage, open_storage
+from smt.serving.storage import Algorithm, Storage, digest_of, open_storage
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -82,24 +82,34 @@ class RegistryFiles:
     def full(self, path: str) -> str:
         return f"{self.root.rstrip('/')}/{path}"
 
-    def verify_files(self, folder: str, manifest: SnapshotManifest | BinaryManifest) -> None:
-        """Checks size and SHA-256 of every file that a manifest lists."""
-        for name in manifest.files:
+    def verify_files(self, folder: str, manifest: SnapshotManifest | BinaryManifest, *, thorough: bool = False) -> None:
+        """Checks size and checksum of every file that a manifest lists; if `thorough`, all checksums."""
+        for name, entry in manifest.files.items():
             path = f"{folder}/{name}"
-            with self.access(path):
-                self.check_file(path, manifest, name, self.storage.sha256(path))
+            for algorithm in entry.algorithms if thorough else entry.algorithms[:1]:
+                with self.access(path):
+                    found = self.storage.digest(path, algorithm)
+                self._check_sum(path, entry, algorithm, found)
 
-    def check_file(
-        self, path: str, manifest: SnapshotManifest | BinaryManifest, name: str, found: tuple[int, str]
-    ) -> None:
-        """Raises RegistryError unless size and SHA-256 are those of the manifest."""
+    def read_verified(self, folder: str, manifest: SnapshotManifest | BinaryManifest, name: str) -> bytes:
+        """Content of one file that a manifest lists. Raises RegistryError unless size and checksum are as it says."""
+        path = f"{folder}/{name}"
         entry = manifest.files.get(name)
         if entry is None:
             raise RegistryError(f"{self.full(path)}: the manifest has no file {name!r}")
-        if found[0] != entry.bytes:
-            raise RegistryError(f"{self.full(path)}: {found[0]} bytes; the manifest says {entry.bytes}")
-        if found[1] != entry.sha256:
-            raise RegistryError(f"{self.full(path)}: SHA-256 is {found[1]}; the manifest says {entry.sha256}")
+        content = self.read(path)
+        algorithm = entry.algorithms[0]
+        self._check_sum(path, entry, algorithm, (len(content), digest_of(content, algorithm)))
+        return content
+
+    def _check_sum(self, path: str, entry: FileEntry, algorithm: Algorithm, found: tuple[int, str]) -> None:
+        """Raises RegistryError unless size in bytes and digest are those of the manifest's entry."""
+        size, digest = found
+        expected = getattr(entry, algorithm)
+        if size != entry.bytes:
+            raise RegistryError(f"{self.full(path)}: {size} bytes; the manifest says {entry.bytes}")
+        if digest != expected:
+            raise RegistryError(f"{self.full(path)}: {algorithm} is {digest}; the manifest says {expected}")
 
 
 def to_json(value: BaseModel) -> bytes:

@@ -11,13 +11,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from smt.serving.retry import Patience
-from smt.serving.storage import CHUNK_BYTES, Content, Digester, Digests, chunks_of
+from smt.serving.storage import Algorithm, Content, Digester, Digests, chunks_of, digest_of_file
 
 # Of a request for a part of a file: large enough that its round trip does not count, small beside the files.
 PIECE_BYTES = 16 << 20
@@ -51,14 +50,10 @@ class RemoteStorage:
             raise OSError(errno.EIO, f"{len(piece)} bytes from {start} on came; expected {end - start}", full)
         return piece
 
-    def sha256(self, path: str) -> tuple[int, str]:
+    def digest(self, path: str, algorithm: Algorithm) -> tuple[int, str]:
         def action(full: str) -> tuple[int, str]:
-            digest, size = hashlib.sha256(), 0
             with self._fs.open(full, "rb") as file:
-                while chunk := file.read(CHUNK_BYTES):
-                    digest.update(chunk)
-                    size += len(chunk)
-            return size, digest.hexdigest()
+                return digest_of_file(file, algorithm)
 
         return self.attempt(path, action)
 

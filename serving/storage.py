@@ -22,10 +22,10 @@ import shutil
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
 import fsspec
 import xxhash
@@ -36,6 +36,7 @@ TRASH_PREFIX = ".trash-"
 STALE_SECONDS = 24 * 3600.0
 # Large enough to keep a disk busy while the next piece is on its way; a few of them are in memory at once.
 CHUNK_BYTES = 8 << 20
+_DIGEST_BYTES = 256 << 10  # a piece that stays in a core's cache until its digest is made
 
 # Pieces whose digests may be behind those that are written.
 _PIECES_BEHIND = 4
@@ -49,6 +50,26 @@ _LIBC.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, 
 _SYNC_FILE_RANGE_WRITE = 2
 
 _LOG = logging.getLogger(__name__)
+
+
+Algorithm = Literal["xxh3", "sha256"]
+_ALGORITHMS: dict[Algorithm, Callable[[], Any]] = {"xxh3": xxhash.xxh3_128, "sha256": hashlib.sha256}
+
+
+def digest_of(content: bytes, algorithm: Algorithm) -> str:
+    """In hexadecimal, as manifests have it."""
+    found = _ALGORITHMS[algorithm]()
+    found.update(content)
+    return str(found.hexdigest())
+
+
+def digest_of_file(file: BinaryIO, algorithm: Algorithm) -> tuple[int, str]:
+    """Size in bytes and digest of all that is left to read of a file."""
+    size, found = 0, _ALGORITHMS[algorithm]()
+    while chunk := file.read(_DIGEST_BYTES):
+        size += len(chunk)
+        found.update(chunk)
+    return size, str(found.hexdigest())
 
 
 class Digests(NamedTuple):
@@ -83,7 +104,7 @@ class Storage(Protocol):
 
     def pieces(self, path: str) -> Iterator[bytes | memoryview]: ...
 
-    def sha256(self, path: str) -> tuple[int, str]: ...
+    def digest(self, path: str, algorithm: Algorithm) -> tuple[int, str]: ...
 
     def names(self, path: str) -> list[str]: ...
 
@@ -161,10 +182,10 @@ class LocalStorage:
         """A file's bytes, a piece at a time, so that a large one is never in memory as a whole."""
         return chunks_of(self._root / path)
 
-    def sha256(self, path: str) -> tuple[int, str]:
+    def digest(self, path: str, algorithm: Algorithm) -> tuple[int, str]:
+        """Size in bytes and digest of a file."""
         with (self._root / path).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-            return os.fstat(file.fileno()).st_size, digest.hexdigest()
+            return digest_of_file(file, algorithm)
 
     def names(self, path: str) -> list[str]:
         try:

@@ -16,6 +16,7 @@ import pytest
 import xxhash
 
 from smt.serving import places, storage
+from smt.serving.integrity import check_registry
 from smt.serving.manifest import SnapshotManifest
 from smt.serving.registry import Registry, RegistryError
 
@@ -138,6 +139,21 @@ def test_files_of_older_publishers_have_one_digest(tmp_path: Path) -> None:
     entry = manifest.files["weights.safetensors"]
     _reseal(folder, files={"weights.safetensors": {"bytes": entry.bytes, "sha256": entry.sha256}})
     assert registry.verify("feed").files["weights.safetensors"].xxh3 is None
+    _flip(folder / "weights.safetensors")
+    with pytest.raises(RegistryError, match=r"weights\.safetensors: sha256 is .*; the manifest says"):
+        registry.verify("feed")
+
+
+def test_what_is_used_is_held_against_xxh3_and_a_check_against_both(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    manifest = registry.publish_snapshot(draft(), {"weights.safetensors": b"one"})
+    entry = manifest.files["weights.safetensors"].model_dump()
+    folder = tmp_path / "scenarios/feed/versions" / manifest.version
+    _reseal(folder, files={"weights.safetensors": {**entry, "sha256": "0" * 64}})
+    assert registry.read_snapshot_file(registry.verify("feed"), "weights.safetensors") == b"one"
+    [fault] = check_registry(registry).faults
+    assert "weights.safetensors: sha256 is " in fault
+    assert "the manifest says 0000" in fault
 
 
 def test_publish_and_read(url: str) -> None:
@@ -196,7 +212,7 @@ def test_going_back_to_an_old_version(url: str) -> None:
     [
         (
             lambda folder: _flip(folder / "weights.safetensors"),
-            r"weights\.safetensors: SHA-256 is .*; the manifest says",
+            r"weights\.safetensors: xxh3 is .*; the manifest says",
         ),
         (lambda folder: _truncate(folder / "weights.safetensors"), r"weights\.safetensors: 2 bytes; .* says 3"),
         (lambda folder: _flip(folder / "manifest.json"), r"manifest\.json: SHA-256 is .*; manifest\.sha256 says"),
@@ -368,7 +384,7 @@ def test_a_damaged_base_is_found_from_above(tmp_path: Path) -> None:
     delta = registry.publish_snapshot(delta_draft(full), {"delta.safetensors": b"one"})
     folder = tmp_path / "scenarios/feed/versions" / full.version
     _flip(folder / "weights.safetensors")
-    with pytest.raises(RegistryError, match=rf"{full.version}/weights\.safetensors: SHA-256"):
+    with pytest.raises(RegistryError, match=rf"{full.version}/weights\.safetensors: xxh3"):
         registry.verify("feed", delta.version)
     os.unlink(folder / "manifest.sha256")
     with pytest.raises(RegistryError, match=rf"manifest\.sha256: no such file; version {delta.version} of 'feed' is"):
