@@ -1,8 +1,10 @@
 """Swaps under load: does anybody notice? Line 1 of bench.hotswap.
 
 Twenty scenarios of R1. An open loop at 60 % of what the server computes asks for all of them; phases without and with
-swaps (see hotswap_swapper.py) take turns. Every answer of every phase is compared, bit by bit, with what the version it
-names scores in-process. The generator, the server and the publisher share the machine's cores.
+swaps (see hotswap_swapper.py) take turns, and a third kind, in which the publisher does the same to a registry that
+nobody serves: generator, server and publisher share the machine's cores, and what the publisher takes of them is not
+what a swap costs. Every answer of every phase is compared, bit by bit, with what the version that it names scores
+in-process.
 """
 
 import tempfile
@@ -38,7 +40,7 @@ QUANTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 
 @dataclass(frozen=True)
 class Length:
-    """Of a run: rounds of a phase without swaps and one with them."""
+    """Of a run: rounds of a phase of each kind; `steady_seconds` are those of the two kinds without swaps."""
 
     rounds: int
     steady_seconds: float
@@ -47,14 +49,16 @@ class Length:
 
 # A core's speed changes by a third for seconds at a time, so that the ratio of one round may be 0.7 or 1.5: many short
 # rounds, each of which is compared with itself.
-FULL = Length(24, 12.0, 17.0)
-QUICK = Length(5, 5.0, 6.0)
+FULL = Length(16, 11.0, 25.0)
+QUICK = Length(4, 4.0, 6.0)
+KINDS = ("steady", "publishing elsewhere", "swapping")
 
 
 @dataclass(frozen=True)
 class Phase:
     """One phase. swaps: that the server made of `asked`, each a version loaded and put into service."""
 
+    name: str  # one of KINDS
     result: loadgen.LoadResult
     verdict: Verdict
     asked: int
@@ -62,10 +66,6 @@ class Phase:
     published: int
     rss_bytes: int  # after it, at rest
     cpu_seconds: float  # of the server
-
-    @property
-    def name(self) -> str:
-        return "swapping" if self.asked else "steady"
 
     def quantile_ms(self, share: float) -> float:
         found = self.result.total.latency.quantile_ms(share)
@@ -115,7 +115,15 @@ class Bench:
         root = folder / "registry"
         root.mkdir()
         self.versions = self.variants.publish(Registry(root))
-        with SmtServer(root, workers=WORKERS) as server, Swapper(self.variants, root, self.versions) as swapper:
+        elsewhere = folder / "elsewhere"
+        elsewhere.mkdir()
+        others = self.variants.publish(Registry(elsewhere))
+        with (
+            SmtServer(root, workers=WORKERS) as server,
+            Swapper(self.variants, root, self.versions) as swapper,
+            Swapper(self.variants, elsewhere, others) as other,
+        ):
+            publishers = {"swapping": swapper, "publishing elsewhere": other}
             mix = dict.fromkeys(self.variants.fleet.names, 1.0)
             self._streams = requests(self.variants.fleet, server.target, mix, ROWS, 0, payloads=_PAYLOADS)
             self._expected: Expected = self.variants.expected(Registry(root), self._streams)
@@ -123,13 +131,14 @@ class Bench:
             self.capacity = closed(server.target, self._streams, _CALLERS, self.length.steady_seconds).rows_per_second
             self._say(f"capacity {self.capacity:,.0f} rows/s")
             # Afterwards every scenario has the version before in memory, as it will have at the end.
-            self._phase(server, swapper, folder, rate, 3 * self.variants.scenarios / rate)
+            self._phase(server, "swapping", swapper, folder, rate, 3 * self.variants.scenarios / rate)
             self.first_rss = _rss_at_rest(server)
             phases = []
             for number in range(self.length.rounds):
-                pair = [(0.0, self.length.steady_seconds), (rate, self.length.swapping_seconds)]
-                for swaps, seconds in pair if number % 2 == 0 else pair[::-1]:
-                    phases.append(self._phase(server, swapper, folder, swaps, seconds))
+                turn = KINDS[number % 3 :] + KINDS[: number % 3]
+                for kind in turn if number % 2 == 0 else turn[::-1]:
+                    seconds = self.length.swapping_seconds if kind == "swapping" else self.length.steady_seconds
+                    phases.append(self._phase(server, kind, publishers.get(kind), folder, rate, seconds))
                     row = phases[-1].to_json()
                     keys = (
                         "median_ms",
@@ -139,11 +148,13 @@ class Bench:
                         "failed",
                         "wrong",
                     )
-                    self._say(f"{phases[-1].name:8} " + ", ".join(f"{key} {row[key]:.6g}" for key in keys))
+                    self._say(f"{kind:20} " + ", ".join(f"{key} {row[key]:.6g}" for key in keys))
             self.last_rss = _rss_at_rest(server)
             return phases
 
-    def _phase(self, server: SmtServer, swapper: Swapper, folder: Path, rate: float, seconds: float) -> Phase:
+    def _phase(
+        self, server: SmtServer, kind: str, publisher: Swapper | None, folder: Path, rate: float, seconds: float
+    ) -> Phase:
         loads, cpu = server.metric("smt_snapshot_loads_total"), server.cpu_seconds()
         with tempfile.TemporaryDirectory(dir=folder) as answers:
             plan = loadgen.Plan(
@@ -155,17 +166,18 @@ class Bench:
                 answers=Path(answers),
             )
             asked = published = 0
-            if rate:
-                swapper.start(rate, seconds + _WARM_UP)
+            if publisher is not None:
+                publisher.start(rate, seconds + _WARM_UP)
             result = loadgen.run(plan)
-            if rate:
-                made = swapper.wait(seconds)
-                self.versions |= made.published
-                asked, published = made.count, len(made.published)
+            if publisher is not None:
+                made = publisher.wait(seconds)
+                if kind == "swapping":
+                    self.versions |= made.published
+                    asked, published = made.count, len(made.published)
             swaps = _settled(server, loads + asked) - loads
             cpu = server.cpu_seconds() - cpu
             verdict = self._expected.check(loadgen.read_answers(Path(answers)), self.versions)
-        return Phase(result, verdict, asked, round(swaps), published, server.rss_bytes(), cpu)
+        return Phase(kind, result, verdict, asked, round(swaps), published, server.rss_bytes(), cpu)
 
 
 def _settled(server: SmtServer, loads: float) -> float:
@@ -182,12 +194,11 @@ def _rss_at_rest(server: SmtServer) -> int:
     return server.rss_bytes()
 
 
-def compared(phases: list[Phase], quantile: float) -> tuple[float, float]:
-    """A quantile while swapping over that without, in the median round; and that without in ms, in the median phase."""
-    steady, swapping = (
-        [phase.quantile_ms(quantile) for phase in phases if phase.name == name] for name in ("steady", "swapping")
-    )
-    return median(b / a for a, b in zip(steady, swapping, strict=True)), median(steady)
+def compared(phases: list[Phase], kind: str, quantile: float) -> tuple[float, float]:
+    """A quantile in phases of a kind over that without swaps, in the median round; and the latter in ms, in the median
+    phase."""
+    steady, found = ([p.quantile_ms(quantile) for p in phases if p.name == name] for name in ("steady", kind))
+    return median(b / a for a, b in zip(steady, found, strict=True)), median(steady)
 
 
 def pooled_ms(phases: list[Phase], name: str, quantile: float) -> float | None:
@@ -218,11 +229,10 @@ def measure(result: Result, quick: bool, cache: Path) -> None:
             "before": bench.first_rss / 2**20,
             "after": bench.last_rss / 2**20,
         },
-        "pooled_ms": {
-            f"{kind} {name}": pooled_ms(phases, kind, q)
-            for kind in ("steady", "swapping")
-            for name, q in QUANTILES.items()
+        "publishing_elsewhere_over_steady": {
+            name: compared(phases, "publishing elsewhere", q)[0] for name, q in QUANTILES.items()
         },
+        "pooled_ms": {f"{kind} {name}": pooled_ms(phases, kind, q) for kind in KINDS for name, q in QUANTILES.items()},
     }
     add = result.target
     if not quick:
@@ -235,7 +245,7 @@ def measure(result: Result, quick: bool, cache: Path) -> None:
     wrong = sum(phase.verdict.wrong for phase in phases)
     add("swaps.wrong", "answers whose scores are not, bit by bit, those of the version they name", wrong, "==", 0)
     for name, most in (("p99", 1.05), ("p999", 1.25)):
-        ratio, steady = compared(phases, QUANTILES[name])
+        ratio, steady = compared(phases, "swapping", QUANTILES[name])
         label = name.replace("p999", "p99.9")
         what = f"{label} while swapping over {label} without ({steady:.3f} ms), median of {len(swapping)} rounds"
         add(f"swaps.{name}", what, ratio, "<=", most)

@@ -7,8 +7,8 @@ from smt.serving.labels import LABELS, clear_label, labelled
 from smt.serving.manifest import SnapshotManifest
 from smt.serving.registry import Registry, RegistryError
 
-# How far back rollback looks for what was current; each event is a file to read.
-_EVENTS_READ = 200
+# How far back rollback looks for what was current, and how far if there is nothing; each event is a file to read.
+_EVENTS_READ = (16, 200)
 
 
 def promote(registry: Registry, scenario: str, version: str, reason: str = "") -> SnapshotManifest:
@@ -41,9 +41,12 @@ def rollback_target(registry: Registry, scenario: str) -> str | None:
     """The complete version that `rollback` would make current; None if there is none."""
     there = set(registry.versions(scenario))
     current = registry.replaceable(scenario)
-    past = were_current(read_events(registry, scenario, newest=_EVENTS_READ), current)
-    found = next((version for version in reversed(past) if version in there and version != current), None)
-    return found or _parent(registry, scenario, current, there)
+    for newest in _EVENTS_READ:
+        past = were_current(read_events(registry, scenario, newest), current)
+        for version in reversed(past):
+            if version in there and version != current:
+                return version
+    return _parent(registry, scenario, current, there)
 
 
 def _parent(registry: Registry, scenario: str, version: str | None, there: set[str]) -> str | None:

@@ -107,15 +107,15 @@ class Registry(Binaries):
         reason: str = "",
     ) -> SnapshotManifest:
         """Makes a published version current; verifies all of its files, and of what it is built on, first."""
-        manifest = self.verify(scenario, version)
+        chain = self._verified(scenario, version)
         folder = scenario_dir(scenario)
         with self.access(current_file(scenario)), self.storage.lock(folder):
-            self.chain(scenario, version)  # what was verified without the lock may have been removed since
+            self._expect_there(chain)
             before = self.replaceable(scenario)
             if before != version:
                 record(self, scenario, Event(what=what, version=version, previous=before, reason=reason))
                 self.storage.replace_text(current_file(scenario), version + "\n")
-        return manifest
+        return chain[0]
 
     def set_label(
         self, scenario: str, name: LabelName, version: str, percent: float | None = None, reason: str = ""
@@ -126,14 +126,14 @@ class Registry(Binaries):
             percent: share of the traffic, 0 < percent <= 100; default: labels.DEFAULT_PERCENT.
         """
         checked_percent(name, percent)
-        manifest = self.verify(scenario, version)
+        chain = self._verified(scenario, version)
         folder = scenario_dir(scenario)
         with self.access(folder), self.storage.lock(folder):
-            self.chain(scenario, version)  # what was verified without the lock may have been removed since
+            self._expect_there(chain)
             before = labelled(self, scenario, name)
             record(self, scenario, Event(what=name, version=version, previous=before, reason=reason))
             write_label(self, scenario, name, version, percent)
-        return manifest
+        return chain[0]
 
     def snapshot(self, scenario: str, version: str | None = None) -> SnapshotManifest:
         """The manifest of a version (default: current), its checksum verified."""
@@ -171,10 +171,18 @@ class Registry(Binaries):
 
         Returns the manifest of the version.
         """
+        return self._verified(scenario, version)[0]
+
+    def _verified(self, scenario: str, version: str | None) -> list[SnapshotManifest]:
         chain = self.chain(scenario, version)
         for manifest in chain:
             self.verify_files(version_dir(scenario, manifest.version), manifest)
-        return chain[0]
+        return chain
+
+    def _expect_there(self, chain: list[SnapshotManifest]) -> None:
+        """Raises RegistryError, with the lock held, if what was verified without it has been removed since."""
+        for manifest in chain:
+            self.read(f"{version_dir(manifest.scenario, manifest.version)}/{CHECKSUM}")
 
     def read_snapshot_file(self, manifest: SnapshotManifest, name: str) -> bytes:
         """Content of one file of a snapshot, its checksum verified."""
