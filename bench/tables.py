@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from textwrap import shorten
 from typing import Any
 
@@ -133,11 +134,28 @@ def isolation(content: dict[str, Any]) -> list[str]:
     ]
 
 
+def _of_each_kind(phases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the phases of bench.hotswap's swaps, whose rounds have one of each kind: the medians, and the sums."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for phase in phases:
+        kinds.setdefault(phase["shape"], []).append(phase)
+    steady = kinds["R1, steady"]
+    rows = []
+    for kind, found in sorted(kinds.items()):
+        row: dict[str, Any] = {"shape": kind, "count": len(found)}
+        row |= {name: median(phase[name] for phase in found) for name in ("median_ms", "p99_ms", "p999_ms")}
+        row["over"] = median(one["p99_ms"] / other["p99_ms"] for one, other in zip(found, steady, strict=True))
+        row |= {name: sum(phase[name] for phase in found) for name in ("calls", "failed", "wrong", "swaps", "published")}
+        rows.append({**row, "rss_mib": max(phase["rss_mib"] for phase in found)})
+    return rows
+
+
 def hotswap(content: dict[str, Any]) -> list[str]:
     """What was asked; then each part's rows, of those parts that the file has."""
     load = {"median_ms": "p50, ms", "p99_ms": "p99, ms", "p999_ms": "p99.9, ms"}
-    swaps = {"shape": "phase", **load, "calls": "calls", "failed": "failed", "wrong": "wrong"}
-    swaps |= {"swaps": "swaps", "published": "of them new", "rss_mib": "server's memory after it, MiB"}
+    swaps = {"shape": "phases", "count": "of them", **load, "over": "p99 over that of its round's steady phase, median"}
+    swaps |= {"calls": "calls", "failed": "failed", "wrong": "wrong", "swaps": "swaps", "published": "of them new"}
+    swaps |= {"rss_mib": "server's memory at most, MiB"}
     fresh = {"shape": "publication", "publications": "of them", "written_mib": "written, MiB"}
     fresh |= {"publish_median_ms": "publishing, median ms", "response_median_ms": "then to the answer, median ms"}
     fresh |= {"response_p99_ms": "p99", "both_p99_ms": "both, p99 ms", "grown_mib": "growth of memory at most, MiB"}
@@ -149,7 +167,7 @@ def hotswap(content: dict[str, Any]) -> list[str]:
     lines = asked(content)
     for part, titles in (("swaps", swaps), ("freshness", fresh), ("crashes", crashes), ("peers", peers)):
         rows = [row for row in content["results"] if row["part"] == part]
-        lines += ["", *picked(titles, rows)] if rows else []
+        lines += ["", *picked(titles, _of_each_kind(rows) if part == "swaps" else rows)] if rows else []
     return lines
 
 
