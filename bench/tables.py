@@ -140,12 +140,13 @@ def _of_each_kind(phases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for phase in phases:
         kinds.setdefault(phase["shape"], []).append(phase)
     steady = kinds["R1, steady"]
+    summed = ("calls", "failed", "wrong", "swaps", "published")
     rows = []
     for kind, found in sorted(kinds.items()):
         row: dict[str, Any] = {"shape": kind, "count": len(found)}
         row |= {name: median(phase[name] for phase in found) for name in ("median_ms", "p99_ms", "p999_ms")}
         row["over"] = median(one["p99_ms"] / other["p99_ms"] for one, other in zip(found, steady, strict=True))
-        row |= {name: sum(phase[name] for phase in found) for name in ("calls", "failed", "wrong", "swaps", "published")}
+        row |= {name: sum(phase[name] for phase in found) for name in summed}
         rows.append({**row, "rss_mib": max(phase["rss_mib"] for phase in found)})
     return rows
 
