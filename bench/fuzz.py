@@ -38,6 +38,9 @@ _MOST_BYTES = {
 # For one input. By the clock, on which a machine that stands still is a slow input too: what takes longer than the
 # first is no finding, but misses its target; what takes longer than the second ends the run.
 _SLOW_SECONDS, _MOST_SECONDS = 10, 1200
+# Two frames of whoever allocated are enough to find it by, and what was freed a thousand inputs ago is used no more:
+# with the defaults AddressSanitizer takes a tenth to a third of the time for them.
+_SANITIZER = {"ASAN_OPTIONS": "malloc_context_size=2:quarantine_size_mb=16"}
 _STATISTIC = re.compile(r"^stat::(\w+):\s+(\d+)$", re.MULTILINE)
 _COVERED = re.compile(r"cov: (\d+)")
 
@@ -87,6 +90,7 @@ def fuzz(target: str, executions: int) -> dict[str, Any]:
                 grown,
                 CORPUS / target,
             ],
+            env={**os.environ, **_SANITIZER},
             capture_output=True,
             text=True,
             check=False,
