@@ -6,6 +6,7 @@ from torch import Tensor
 
 from smt.kernels.backend import resolve
 from smt.kernels.cross import reference, training
+from smt.kernels.linear import linear
 
 __all__ = ["cross_full", "cross_low_rank"]
 
@@ -55,7 +56,7 @@ def cross_low_rank(
         BackendError: the backend asked for cannot run here.
     """
     if resolve("cross", backend, x0.device) == "reference":
-        return reference.cross_low_rank(x0, down, up, biases)
+        return reference.cross_low_rank(x0, down, up, biases, linear)
     from smt.kernels.cross.triton import cross
 
     return cross(x0, down, biases, up)

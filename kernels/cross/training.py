@@ -6,23 +6,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from smt.kernels import cpu  # noqa: F401  # loads the ops
+from smt.kernels.linear import product, trains_here
 
 __all__ = ["applies", "cross_full"]
 
 
 def applies(x0: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> bool:
-    """Whether gradients are wanted, of layers of matrices of float32 on the CPU, outside of torch.export."""
-    tensors = [x0, *weights, *biases]
-    return (
-        len(weights) > 0
-        and len(weights) == len(biases)
-        and x0.dim() == 2
-        and torch.is_grad_enabled()
-        and any(each.requires_grad for each in tensors)
-        and all(each.device.type == "cpu" and each.dtype == torch.float32 for each in tensors)
-        and not torch.compiler.is_compiling()
-    )
+    """Whether gradients are wanted, of layers of matrices that `trains_here`."""
+    return 0 < len(weights) == len(biases) and x0.dim() == 2 and trains_here(x0, *weights, *biases)
 
 
 def cross_full(x0: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -38,7 +29,7 @@ class _CrossFull(torch.autograd.Function):
         weights, biases = parameters[:layers], [bias.contiguous() for bias in parameters[layers:]]
         xs, zs = [x0.contiguous()], []
         for weight, bias in zip(weights, biases, strict=True):
-            zs.append(xs[-1] @ weight.T)
+            zs.append(product(xs[-1], weight.T))
             xs.append(torch.ops.smt.cross_step(xs[0], zs[-1], bias, xs[-1]))
         ctx.save_for_backward(*weights, *biases, *xs[:-1], *zs)
         return xs[-1]
@@ -57,8 +48,8 @@ class _CrossFull(torch.autograd.Function):
             d_weights.append(dz.T @ xs[i])
             d_biases.append(d_bias)
             if i == 0:
-                dx0.addmm_(dz, weights[i])
+                product(dz, weights[i], onto=dx0)
             else:
                 # The gradient that came in is not ours to overwrite; those of the layers below are.
-                g = torch.addmm(g, dz, weights[i]) if last else g.addmm_(dz, weights[i])
+                g = product(dz, weights[i], onto=g.clone() if last else g)
         return dx0, *reversed(d_weights), *reversed(d_biases)

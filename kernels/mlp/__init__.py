@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from smt.kernels.backend import resolve
+from smt.kernels.linear import linear
 from smt.kernels.mlp import reference
 from smt.kernels.mlp.reference import ACTIVATIONS, LAYER_NORM_EPS
 
@@ -38,7 +39,7 @@ def mlp(
         ValueError: `weights`, `biases` and `norms` differ in length.
     """
     if resolve("mlp", backend, x.device) == "reference":
-        return reference.mlp(x, weights, biases, activation, norms)
+        return reference.mlp(x, weights, biases, activation, norms, linear)
     from smt.kernels.mlp.triton import mlp as triton_mlp
 
     return triton_mlp(x, weights, biases, activation, norms)

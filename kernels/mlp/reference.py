@@ -13,6 +13,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 LAYER_NORM_EPS = 1e-5
 
+# (x, weight, bias) -> x Wᵀ + b
+Linear = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 
 def mlp(
     x: Tensor,
@@ -20,6 +23,7 @@ def mlp(
     biases: Sequence[Tensor],
     activation: str,
     norms: Sequence[tuple[Tensor, Tensor]] | None = None,
+    linear: Linear = torch.nn.functional.linear,
 ) -> Tensor:
     """Applies every layer, its layer normalisation if there is one, and its activation.
 
@@ -31,6 +35,7 @@ def mlp(
         norms: one ([N_l], [N_l]) pair of gain and bias per layer: between layer and activation every row is brought
             to mean 0 and variance 1 over the N_l outputs, then scaled by the gain and shifted by the bias
             (arXiv 1607.06450; the variance is the biased one, LAYER_NORM_EPS is added to it). None: no normalisation.
+        linear: what computes x Wᵀ + b.
 
     Returns:
         [B, N_last] in the dtype of `x`.
@@ -40,7 +45,7 @@ def mlp(
     """
     act = ACTIVATIONS[activation]
     for weight, bias, norm in zip(weights, biases, [None] * len(weights) if norms is None else norms, strict=True):
-        x = torch.nn.functional.linear(x, weight, bias)
+        x = linear(x, weight, bias)
         if norm is not None:
             x = torch.nn.functional.layer_norm(x, bias.shape, *norm, eps=LAYER_NORM_EPS)
         x = act(x)

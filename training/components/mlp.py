@@ -16,6 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from smt.kernels.linear import linear
 from smt.kernels.mlp import ACTIVATIONS, LAYER_NORM_EPS, mlp
 from smt.training.components.component import Activation, Component, DenseConfig, Units, component, matrix_flops
 from smt.training.components.dropout import Dropout
@@ -73,7 +74,7 @@ class Mlp(Component):
         relu = self.activation == "relu"
         fused = relu and not self.batch_norm and not self.norm_gain  # the bias is added along with relu and dropout
         for i, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
-            x = nn.functional.linear(x, weight, None if fused else bias)
+            x = linear(x, weight, None if fused else bias)
             if self.batch_norm:
                 x = self.batch_norm[i](x)
             elif self.norm_gain:

@@ -6,6 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from smt.kernels.linear import linear
 from smt.training.components.component import Activation, matrix_flops
 
 
@@ -22,7 +23,7 @@ class Stack(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for i, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
-            x = nn.functional.linear(x, weight, bias)
+            x = linear(x, weight, bias)
             if self.last or i + 1 < len(self.weight):
                 x = getattr(nn.functional, self.activation)(x)
         return x
