@@ -46,7 +46,7 @@ asan tsan: build/.installed  ## C++ tests and the server's own tests under Addre
 	# gRPC and torch are not instrumented: races inside them, and leaks of theirs, cannot be told from true ones. Where
 	# they order code of ours, ThreadSanitizer is told so.
 	SMT_SERVER=$(CURDIR)/build/$@/serving/server/smt-server SMT_LOADGEN=$(CURDIR)/build/$@/serving/loadgen/smt-loadgen \
-	    ASAN_OPTIONS="detect_leaks=0" \
+	    ASAN_OPTIONS="detect_leaks=0" SMT_SANITIZED=$@ \
 	    TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1 suppressions=$(CURDIR)/tests/serving/server/tsan.supp" \
 	    $(BIN)/python -m pytest tests/serving/test_server_*.py tests/serving/test_loadgen.py
 

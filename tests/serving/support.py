@@ -31,6 +31,8 @@ from smt.training.model import serving_function
 from smt.training.template import Template
 
 WAIT_SECONDS = 60.0
+# Whether the server was built with a sanitizer (make asan, make tsan), which has memory of its own.
+SANITIZED = "SMT_SANITIZED" in os.environ
 
 TEMPLATE_YAML = """
 template: small

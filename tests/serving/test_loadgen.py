@@ -299,7 +299,8 @@ def test_a_drain_loses_nothing(own_server: RunningServer) -> None:
     assert set(result.total.totals) <= {"OK", "UNAVAILABLE", "connection lost", "no connection"}
     # Sent in the moment in which the process ended: by each caller, once to every connection at most.
     assert result.total.totals.get("connection lost", 0) <= 4 * 4
-    assert result.total.totals["no connection"] > 0
+    # Which of the two depends on how long the process takes to end.
+    assert result.total.totals.get("UNAVAILABLE", 0) + result.total.totals.get("no connection", 0) > 0
 
 
 def ended(server: RunningServer) -> None:

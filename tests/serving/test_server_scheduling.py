@@ -20,6 +20,7 @@ from tests.serving.support import FEED, SEARCH, RunningServer, failed_start, wai
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 ROWS = FEED.rows(40)
 ROOT = Path(__file__).resolve().parents[2]
+PATIENT = {"queue_ms": 60_000}  # nobody is refused for how long others have to be computed
 
 
 def write(folder: Path, content: Any) -> Path:
@@ -75,7 +76,7 @@ def test_a_file_that_is_not_there(three: Path, tmp_path: Path) -> None:
 
 def test_weights(three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMT_KERNELS", "portable")  # slower than the clients, so that there is a queue
-    granted = write(tmp_path, {"scenarios": {"feed": {"weight": 3}}})
+    granted = write(tmp_path, {"default": PATIENT, "scenarios": {"feed": {"weight": 3}}})
     with RunningServer(three, tmp_path, workers=1, scheduling=granted) as server:
         result = compete(server, ["feed", "search"])
     assert result.total.errors == 0
@@ -86,7 +87,7 @@ def test_weights(three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_priorities(three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While there is work of a higher one, a lower one's waits."""
     monkeypatch.setenv("SMT_KERNELS", "portable")
-    granted = write(tmp_path, {"default": {"priority": -1}, "scenarios": {"feed": {"priority": 0}}})
+    granted = write(tmp_path, {"default": {"priority": -1, **PATIENT}, "scenarios": {"feed": {"priority": 0}}})
     with RunningServer(three, tmp_path, workers=1, scheduling=granted) as server:
         result = compete(server, ["feed", "search"])
     rows = ok_rows(result)
