@@ -348,7 +348,7 @@ def test_a_deadline_that_passes_before_the_server_looks(client: Client, server: 
         with pytest.raises(PredictError) as failure:
             client.predict("feed", ROWS, timeout=0.3)
         assert 0.2 < time.monotonic() - started < 5
-        # The server counts from when the request has arrived, which is later: by then the time has passed there as well.
+        # The server counts from when the request has arrived, which is later: by then its time has passed as well.
         time.sleep(0.3)
     finally:
         server.process.send_signal(signal.SIGCONT)
