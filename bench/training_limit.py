@@ -1,6 +1,6 @@
 """What limits training on a machine: the time of the matrix products of one step, and of nothing else."""
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -27,11 +27,5 @@ def products_per_second(shape: Shape, threads: int) -> float:
         x, dy = torch.randn(shape.batch, inputs), torch.randn(shape.batch, outputs)
         w = torch.randn(outputs, inputs)
         for a, b in ((x, w.T), (dy, w), (dy.T, x)):
-            seconds += min(fastest(_call(multiply, a, b), _REPETITIONS) for multiply in (torch.mm, product))
+            seconds += min(fastest(partial(multiply, a, b), _REPETITIONS) for multiply in (torch.mm, product))
     return shape.batch / seconds
-
-
-def _call(
-    multiply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], a: torch.Tensor, b: torch.Tensor
-) -> Callable[[], torch.Tensor]:
-    return lambda: multiply(a, b)

@@ -70,12 +70,6 @@ class Observed:
         return [line["state"] for line in self.running.events("version_state") if line["version"] == version]
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One life for each version: one that is loaded ahead begins again when its folder gets its name in the middle."""
-    monkeypatch.setattr(LocalStage, "announced", lambda *_: contextlib.nullcontext())
-
-
 @pytest.fixture
 def observed(compiled: Compiled, template: Template, tmp_path: Path) -> Iterator[Observed]:
     with Observed(compiled, template, tmp_path) as made:
@@ -83,7 +77,9 @@ def observed(compiled: Compiled, template: Template, tmp_path: Path) -> Iterator
         assert made.running.process.poll() is None, "the server died under a test"
 
 
-def test_every_version_goes_through_its_states_in_order(observed: Observed) -> None:
+def test_every_version_goes_through_its_states_in_order(observed: Observed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a publisher that announces nothing: a load ahead begins again when its folder is renamed in the middle."""
+    monkeypatch.setattr(LocalStage, "announced", lambda *_: contextlib.nullcontext())
     versions = [observed.first]
     for seed in (2, 3):
         versions.append(observed.publish(seed))
