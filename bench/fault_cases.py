@@ -22,12 +22,13 @@ from bench.faulty import disk_full, failing, faults
 from bench.servers import SmtServer
 from smt.serving import places
 from smt.serving.client import Client
+from smt.serving.digests import Digests
 from smt.serving.integrity import check_registry
 from smt.serving.mirror import Mirror, MirrorError
 from smt.serving.registry import Registry, RegistryError
 from smt.serving.remote_storage import RemoteStorage
 from smt.serving.retry import Patience
-from smt.serving.storage import Digests, LocalStage, LocalStorage
+from smt.serving.storage import LocalStage, LocalStorage
 
 
 @dataclass(frozen=True)

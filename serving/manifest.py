@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from smt.serving.storage import Algorithm
+from smt.serving.digests import Algorithm
 
 NAME_PATTERN = r"[a-z0-9_-]{1,64}"
 # YYYYMMDD-HHMMSS-mmm (UTC), which sorts by time of publication, and 8 hex digits that tell simultaneous ones apart.

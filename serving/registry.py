@@ -25,7 +25,7 @@ import hashlib
 import logging
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -198,6 +198,7 @@ class Registry(Binaries):
         reason: str = "",
         forced: str | None = None,
         replaces: str | None = None,
+        approve: Callable[[], None] | None = None,
     ) -> SnapshotManifest:
         """Publishes a new version of a scenario and makes it current, or what `label` says instead.
 
@@ -208,6 +209,7 @@ class Registry(Binaries):
             percent: of a canary or shadow, see set_label.
             reason, forced: go into the event; `forced` is why the publish gate was overridden.
             replaces: publish only if `current` names this version; default: whatever it names.
+            approve: called when the files are written and nobody sees them yet; what it raises ends the publication.
 
         Returns:
             The manifest as published, with `lineage.parent` and `lineage.created` filled in.
@@ -220,6 +222,8 @@ class Registry(Binaries):
             stage = self.storage.stage(versions_dir(scenario))
             try:
                 table = describe({name: stage.add(name, content) for name, content in files.items()})
+                if approve is not None:
+                    approve()
                 with self.storage.lock(folder):
                     self._expect_current(scenario, replaces)
                     manifest = self._complete(dict(draft), table)

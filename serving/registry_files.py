@@ -11,9 +11,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from smt.serving.digests import Algorithm, digest_of
 from smt.serving.manifest import BinaryManifest, FileEntry, SnapshotManifest
 from smt.serving.places import RegistryError
-from smt.serving.storage import Algorithm, Storage, digest_of, open_storage
+from smt.serving.storage import Storage, open_storage
 
 _Model = TypeVar("_Model", bound=BaseModel)
 

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from smt.serving.digests import Algorithm, Digester, Digests, digest_of_file
 from smt.serving.retry import Patience
-from smt.serving.storage import Algorithm, Content, Digester, Digests, chunks_of, digest_of_file
+from smt.serving.storage import Content, chunks_of
 
 # Of a request for a part of a file: large enough that its round trip does not count, small beside the files.
 PIECE_BYTES = 16 << 20
@@ -119,11 +120,11 @@ class RemoteStage:
         self._unfinished: str | None = None
 
     def add(self, name: str, content: Content) -> Digests:
-        digester = Digester()
-        for chunk in chunks_of(content):
-            digester.update(chunk)
         self._contents[name] = content
-        return digester.digests()
+        with Digester() as digester:
+            for chunk in chunks_of(content):
+                digester.update(chunk)
+            return digester.digests()
 
     def announced(self, path: str, name: str) -> contextlib.AbstractContextManager[None]:
         """Nothing: there are no files yet, and nobody watches an object store."""

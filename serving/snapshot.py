@@ -7,6 +7,7 @@ they fit is said by the ABI hash in the manifest; how raw values become rows of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ class SnapshotError(RegistryError):
 
 def check_weights(template: Template, weights: Weights, transform: FeatureTransform, tasks: Sequence[str]) -> None:
     """Raises SnapshotError unless weights, features and tasks fit the template and every weight is finite."""
+    _check_fit(template, weights, transform, tasks)
+    _check_finite(weights)
+
+
+def _check_fit(template: Template, weights: Weights, transform: FeatureTransform, tasks: Sequence[str]) -> None:
     slots = template.slots
     expected = {
         "slab": (slab_layout(template).elements,),
@@ -42,9 +48,6 @@ def check_weights(template: Template, weights: Weights, transform: FeatureTransf
                 f"{name}: found {tensor.dtype} {list(tensor.shape)}; template {template.name} and the features need "
                 f"torch.float32 {list(shape)}"
             )
-        wrong = not_finite(tensor)
-        if wrong:
-            raise SnapshotError(f"{name}: {wrong} of {tensor.numel()} weights are NaN or Inf; expected finite weights")
     for what, found, allowed in (
         ("dense_slots", transform.dense_slots, slots.dense),
         ("categorical_slots", transform.categorical_slots, slots.categorical),
@@ -55,6 +58,13 @@ def check_weights(template: Template, weights: Weights, transform: FeatureTransf
         raise SnapshotError(
             f"tasks: found {list(tasks)}; template {template.name} has heads for 1 to {template.tasks} different tasks"
         )
+
+
+def _check_finite(weights: Weights) -> None:
+    for name, tensor in (("slab", weights.slab), ("table", weights.table)):
+        wrong = not_finite(tensor)
+        if wrong:
+            raise SnapshotError(f"{name}: {wrong} of {tensor.numel()} weights are NaN or Inf; expected finite weights")
 
 
 def publish_weights(
@@ -85,7 +95,7 @@ def publish_weights(
         transform = FeatureTransform(features)
     except SpecError as error:
         raise SnapshotError(f"features: {error}") from error
-    check_weights(template, weights, transform, tasks)
+    _check_fit(template, weights, transform, tasks)
     draft = {
         "scenario": scenario,
         "template": {"name": template.name, "version": template.version},
@@ -101,7 +111,10 @@ def publish_weights(
             **(lineage or {}),
         },
     }
-    return registry.publish_snapshot(draft, {WEIGHTS_FILE: weights_content(weights)}, **how)
+    # All of the weights are looked at while the disk writes them: it takes longest.
+    with ThreadPoolExecutor(1) as beside:
+        finite = beside.submit(_check_finite, weights)
+        return registry.publish_snapshot(draft, {WEIGHTS_FILE: weights_content(weights)}, approve=finite.result, **how)
 
 
 def read_weights(path: Path) -> Weights:

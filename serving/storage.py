@@ -14,21 +14,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import hashlib
 import io
 import logging
 import os
 import shutil
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import fsspec
-import xxhash
+
+from smt.serving.digests import Algorithm, Digester, Digests, digest_of_file
 
 TEMP_PREFIX = ".tmp-"
 TRASH_PREFIX = ".trash-"
@@ -36,63 +35,23 @@ TRASH_PREFIX = ".trash-"
 STALE_SECONDS = 24 * 3600.0
 # Large enough to keep a disk busy while the next piece is on its way; a few of them are in memory at once.
 CHUNK_BYTES = 8 << 20
-_DIGEST_BYTES = 256 << 10  # a piece that stays in a core's cache until its digest is made
-
-# Pieces whose digests may be behind those that are written.
-_PIECES_BEHIND = 4
+# Files that the disk is asked for at once: what a version has, so that they share commits of the journal.
+_SYNCS = 3
 
 # Of a file: its bytes, its bytes in parts (what lies in several places is not copied together), or a file to copy.
 Content = bytes | Sequence[memoryview] | Path
 
-# Linux: asks the disk to begin with the dirty pages of a range, and waits for nothing. Best effort.
+# Of a large file, what is flushed at a time.
+_FLUSH_BYTES = 16 << 20
+
+# Linux: asks the disk to begin with the dirty pages of a range, and waits for nothing; or until it has them, and for
+# those that it was asked for before. Best effort.
 _LIBC = ctypes.CDLL(None)
 _LIBC.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 _SYNC_FILE_RANGE_WRITE = 2
+_SYNC_FILE_RANGE_WAITED = 1 | 2 | 4
 
 _LOG = logging.getLogger(__name__)
-
-
-Algorithm = Literal["xxh3", "sha256"]
-_ALGORITHMS: dict[Algorithm, Callable[[], Any]] = {"xxh3": xxhash.xxh3_128, "sha256": hashlib.sha256}
-
-
-def digest_of(content: bytes, algorithm: Algorithm) -> str:
-    """In hexadecimal, as manifests have it."""
-    found = _ALGORITHMS[algorithm]()
-    found.update(content)
-    return str(found.hexdigest())
-
-
-def digest_of_file(file: BinaryIO, algorithm: Algorithm) -> tuple[int, str]:
-    """Size in bytes and digest of all that is left to read of a file."""
-    size, found = 0, _ALGORITHMS[algorithm]()
-    while chunk := file.read(_DIGEST_BYTES):
-        size += len(chunk)
-        found.update(chunk)
-    return size, str(found.hexdigest())
-
-
-class Digests(NamedTuple):
-    """Of a whole file."""
-
-    bytes: int
-    sha256: str
-    xxh3: str
-
-
-class Digester:
-    """Makes the digests of a file, a piece after the other."""
-
-    def __init__(self) -> None:
-        self._bytes, self._sha256, self._xxh3 = 0, hashlib.sha256(), xxhash.xxh3_128()
-
-    def update(self, piece: bytes | memoryview) -> None:
-        self._bytes += len(piece)
-        self._xxh3.update(piece)
-        self._sha256.update(piece)
-
-    def digests(self) -> Digests:
-        return Digests(self._bytes, self._sha256.hexdigest(), self._xxh3.hexdigest())
 
 
 class Storage(Protocol):
@@ -275,28 +234,39 @@ class LocalStage:
         self._root = root
         self._folder = parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
         self._folder.mkdir()
-        self._files: list[io.FileIO] = []  # open: what they hold is not on the disk yet, as far as we know
+        self._background = ThreadPoolExecutor(_SYNCS)
+        self._pending: list[Future[None]] = []  # what the disk has been asked for
 
     def add(self, name: str, content: Content) -> Digests:
         return self.add_pieces(name, chunks_of(content))
 
     def add_pieces(self, name: str, pieces: Iterable[bytes | memoryview]) -> Digests:
-        """The disk begins to write each piece at once; the digests, which take longer, are made beside that."""
-        digester, size = Digester(), 0
-        behind: deque[Future[None]] = deque()
-        file = (self._folder / name).open("xb", buffering=0)
-        self._files.append(file)
-        with ThreadPoolExecutor(1) as pool:
+        """The disk begins to write each piece at once, and is asked to keep the file as soon as all of it is written:
+        the digests, and what follows, are made beside that."""
+        size = flushed = 0
+        with Digester() as digester, (self._folder / name).open("xb", buffering=0) as file:
             for piece in pieces:
-                if len(behind) > _PIECES_BEHIND:
-                    behind.popleft().result()
-                behind.append(pool.submit(digester.update, piece))
+                digester.update(piece)
                 _write_all(file, piece)
                 _LIBC.sync_file_range(file.fileno(), size, len(piece), _SYNC_FILE_RANGE_WRITE)
                 size += len(piece)
-            for pending in behind:
-                pending.result()
-        return digester.digests()
+                if size - flushed >= _FLUSH_BYTES and all(pending.done() for pending in self._pending):
+                    self._pending.append(self._background.submit(self._flush, os.dup(file.fileno()), size))
+                    flushed = size
+            self._pending.append(self._background.submit(_sync_and_close, os.dup(file.fileno())))
+            return digester.digests()
+
+    def _flush(self, descriptor: int, size: int) -> None:
+        """Has the disk keep what was written so far, so that less is left to wait for in the end.
+
+        To sync the file would make the journal commit, which the thread that writes would have to wait for; a folder
+        in which nothing has changed leaves only the disk's own cache to be flushed.
+        """
+        try:
+            _LIBC.sync_file_range(descriptor, 0, size, _SYNC_FILE_RANGE_WAITED)
+        finally:
+            os.close(descriptor)
+        _fsync_dir(self._root)
 
     @contextlib.contextmanager
     def announced(self, path: str, name: str) -> Iterator[None]:
@@ -315,9 +285,8 @@ class LocalStage:
 
     def commit(self, name: str, *, replace: bool = False) -> None:
         """Call with the parent's lock held: the old folder is moved aside before the new one takes its place."""
-        for file in self._files:
-            os.fsync(file.fileno())
-        self._close()
+        for pending in self._pending:
+            pending.result()
         _fsync_dir(self._folder)
         target = self._parent / name
         old = self._parent / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
@@ -327,13 +296,16 @@ class LocalStage:
         _fsync_dir(self._parent)
         shutil.rmtree(old, ignore_errors=True)
 
-    def _close(self) -> None:
-        while self._files:
-            self._files.pop().close()
-
     def discard(self) -> None:
-        self._close()
+        self._background.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _sync_and_close(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(file: io.FileIO, chunk: bytes | memoryview) -> None:

@@ -68,6 +68,7 @@ std::shared_ptr<const TemplateBinary> BinaryCache::get(const std::string& templa
 }
 
 void BinaryCache::prune() {
+  const auto since = std::chrono::steady_clock::now() - kKeepFor;
   std::vector<std::shared_ptr<const TemplateBinary>> unused;
   {
     std::lock_guard lock(mutex_);
@@ -81,6 +82,7 @@ void BinaryCache::prune() {
       }
     }
   }
+  for (const auto& binary : list()) binary->trim(since);
   for (const auto& binary : unused) {
     log::info("binary_unloaded",
               {{"template", binary->manifest().source.name}, {"abi_hash", binary->manifest().abi_hash}});

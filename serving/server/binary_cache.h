@@ -1,6 +1,7 @@
 // The template binaries in use, loaded once per ABI hash when the first snapshot needs them.
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -22,6 +23,8 @@ using BinaryOpener =
 
 class BinaryCache {
  public:
+  static constexpr std::chrono::seconds kKeepFor{10};  // as the allocator does (allocator.cc)
+
   BinaryCache(Registry registry, BinaryOpener open) : registry_(std::move(registry)), open_(std::move(open)) {}
 
   // The binary of a template and ABI hash. The files looked at are added to `touched`, also when it throws Refused:
@@ -30,8 +33,8 @@ class BinaryCache {
   std::shared_ptr<const TemplateBinary> get(const std::string& template_name, const std::string& abi_hash,
                                             TouchedFiles& touched);
 
-  // Unloads binaries that no snapshot uses. Called by the watcher thread only: code must not be unmapped by a thread
-  // that may be running it.
+  // Unloads binaries that no snapshot uses, and gives memory of the others back that no version has used for kKeepFor.
+  // Called by the watcher thread only: code must not be unmapped by a thread that may be running it.
   void prune();
 
   // Every binary loaded, by template and ABI hash. Thread-safe.

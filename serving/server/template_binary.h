@@ -3,6 +3,7 @@
 // proto-facing code may include it.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -56,6 +57,9 @@ class TemplateBinary {
   // slots and the binary does not mix snapshots; std::exception when the compiled code fails.
   virtual void run(std::span<const int32_t> block_slot, const transform::Batch& batch,
                    std::vector<float>& out) const = 0;
+
+  // As WeightArena::trim().
+  void trim(std::chrono::steady_clock::time_point since) const { arena_->trim(since); }
 
  protected:
   WeightArena::View arena() const { return arena_->view(); }

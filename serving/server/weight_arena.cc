@@ -17,6 +17,8 @@ namespace {
 
 constexpr int64_t kAlignment = 64;  // what the op wants of slots; a cache line
 constexpr auto kHuge = static_cast<int64_t>(kHugePage);
+// A table for which two thousand small pages at its end do not matter, but two megabytes that it does not need would.
+constexpr int64_t kLargeTable = int64_t{32} << 20;
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -64,6 +66,7 @@ WeightArena::WeightArena(int64_t slot_bytes, int64_t dim, const ArenaBounds& bou
       slots_(static_cast<size_t>(product(slot_bytes, checked("slots", bounds.slots)))),
       pool_(static_cast<size_t>(checked("pool_bytes", bounds.pool_bytes))),
       taken_(static_cast<size_t>(bounds.slots)),
+      freed_slots_(static_cast<size_t>(bounds.slots)),
       pool_base_(static_cast<size_t>(bounds.slots)) {
 } catch (const std::system_error& error) {
   throw ArenaError(std::string("memory for weights: ") + error.what());
@@ -116,6 +119,7 @@ int64_t WeightArena::take_rows(int64_t rows) {
   } catch (const std::system_error& error) {
     throw ArenaError("a table of " + std::to_string(bytes) + " bytes: " + error.what());
   }
+  take_freed(begin, bytes);
   tables_.emplace(begin, bytes);
   prefer_huge_end(begin, bytes, false);
   int64_t end = (begin + bytes) / row_bytes_;
@@ -135,7 +139,7 @@ void WeightArena::free_rows(int64_t first_row) noexcept {
   // Its range is taken still, so nobody else has a use for it: a large one takes a while, which others do not wait for.
   if (bytes > keep_bytes_) pool_.give_back(static_cast<size_t>(begin), static_cast<size_t>(begin + bytes));
   std::lock_guard lock(mutex_);
-  tables_.erase(begin);
+  freed_tables_.insert(tables_.extract(begin));  // allocates nothing
   prefer_huge_end(begin, bytes, true);
   freed(bytes);
 }
@@ -143,7 +147,7 @@ void WeightArena::free_rows(int64_t first_row) noexcept {
 void WeightArena::prefer_huge_end(int64_t begin, int64_t bytes, bool huge) {
   int64_t end = begin + bytes;
   int64_t last = end / kHuge * kHuge;
-  if (bytes > keep_bytes_ && last < end) pool_.prefer_huge(static_cast<size_t>(last), static_cast<size_t>(end), huge);
+  if (bytes > kLargeTable && last < end) pool_.prefer_huge(static_cast<size_t>(last), static_cast<size_t>(end), huge);
 }
 
 int32_t WeightArena::take_slot(int64_t pool_base) {
@@ -155,6 +159,8 @@ int32_t WeightArena::take_slot(int64_t pool_base) {
     throw ArenaError("dense weights of " + std::to_string(slot_bytes_) + " bytes: " + error.what());
   }
   taken_[at(slot)] = true;
+  if (freed_slots_[at(slot)]) freed_bytes_ -= slot_bytes_;
+  freed_slots_[at(slot)] = false;
   pool_base_[at(slot)] = pool_base;
   if (slot >= slot_count_.load(std::memory_order_relaxed)) slot_count_.store(slot + 1, std::memory_order_relaxed);
   mark_free(this->slot(slot), slot_bytes_, false);
@@ -165,15 +171,45 @@ void WeightArena::free_slot(int32_t slot) noexcept {
   mark_free(this->slot(slot), slot_bytes_, true);
   std::lock_guard lock(mutex_);
   taken_[at(slot)] = false;
+  freed_slots_[at(slot)] = true;
   freed(slot_bytes_);
+}
+
+void WeightArena::take_freed(int64_t begin, int64_t bytes) {
+  const int64_t end = begin + bytes;
+  auto at = freed_tables_.upper_bound(begin);
+  if (at != freed_tables_.begin() && std::prev(at)->first + std::prev(at)->second > begin) --at;
+  while (at != freed_tables_.end() && at->first < end) {
+    const int64_t first = at->first;
+    const int64_t last = first + at->second;
+    if (last > end) freed_tables_.emplace(end, last - end);  // first: it may throw
+    if (first < begin) {
+      at->second = begin - first;
+      ++at;
+    } else {
+      at = freed_tables_.erase(at);
+    }
+    freed_bytes_ -= std::min(last, end) - std::max(first, begin);
+  }
+}
+
+void WeightArena::freed(int64_t bytes) {
+  freed_bytes_ += bytes;
+  freed_at_ = std::chrono::steady_clock::now();
+  if (freed_bytes_ > keep_bytes_) give_back();
+}
+
+void WeightArena::trim(std::chrono::steady_clock::time_point since) {
+  std::lock_guard lock(mutex_);
+  if (freed_bytes_ > 0 && freed_at_ <= since) give_back();
 }
 
 // Each gap up to the neighbours that are in use, or to the end of what is accessible: a page that several shared goes
 // with the last of them, and what a huge page brought in beyond the last one goes too.
-void WeightArena::freed(int64_t bytes) {
-  freed_bytes_ += bytes;
-  if (freed_bytes_ <= keep_bytes_) return;
+void WeightArena::give_back() {
   freed_bytes_ = 0;
+  freed_tables_.clear();
+  std::fill(freed_slots_.begin(), freed_slots_.end(), false);
   int64_t gap = 0;
   for (const auto& [begin, table_bytes] : tables_) {
     pool_.give_back(static_cast<size_t>(gap), static_cast<size_t>(begin));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -28,10 +29,11 @@ struct ArenaBounds {
   int64_t slots = 4096;
   // Addresses of the pool. See default_pool_bytes().
   int64_t pool_bytes = default_pool_bytes();
-  // Of what was freed, how much may stay resident for the next version. Fresh pages are cleared, mapped and, when they
-  // go, unmapped on every core at once: a third of what it takes to load a version of some megabytes, and all of what
-  // serving threads notice of it.
-  int64_t keep_bytes = int64_t{32} << 20;
+  // Of what was freed, how much may stay resident for the next version, until trim(). Fresh pages are cleared, mapped
+  // and, when they go, unmapped on every core at once: a third of what it takes to load a version of some megabytes,
+  // and all of what serving threads notice of it. On a virtual machine that gives what it does not use back to its
+  // host, they come from there: 100 MB in 150 ms, which is more than all else that a load does.
+  int64_t keep_bytes = int64_t{128} << 20;
 
   // Twice the machine's memory, at most 1 TiB: tables never fill it, so gaps between them cost addresses alone, and
   // tens of binaries fit the address space (128 TiB).
@@ -43,9 +45,10 @@ class WeightSlot;
 
 // Memory: slots and tables each lie densely, side by side, so that they share huge pages (of small ones, streaming the
 // weights and gathering the rows of many scenarios misses the TLB all the time: 5 to 15 % of a call). Freed ones are
-// taken again first, lowest first; when more than keep_bytes were freed, all that is free goes back to the system, by
-// the page, a page that neighbours share with the last of them. So what is resident exceeds what is in use by less than
-// keep_bytes and two huge pages in all, plus what the kernel, in time, puts over freed places among taken ones.
+// taken again first, lowest first; when more than keep_bytes of them are resident, or have been for a while (trim()),
+// all that is free goes back to the system, by the page, a page that neighbours share with the last of them. So what is
+// resident exceeds what is in use by less than keep_bytes and two huge pages in all, plus what the kernel, in time,
+// puts over freed places among taken ones.
 //
 // Threads: slots are taken and freed by any thread, under a lock. What they hold is not locked: the owner of a
 // WeightSlot writes it before it shows it to other threads (by publishing a snapshot), and thereafter everyone only
@@ -72,6 +75,9 @@ class WeightArena {
   };
   View view() const;
 
+  // Gives all that is free back to the system, unless something was freed after `since`.
+  void trim(std::chrono::steady_clock::time_point since);
+
  private:
   friend class PoolRange;
   friend class WeightSlot;
@@ -89,7 +95,10 @@ class WeightArena {
   // Of a large table, the last huge page is not full: of small pages, no more of it is resident than the table needs,
   // which is what a server reckons with when it takes a version in. mutex_ is held.
   void prefer_huge_end(int64_t begin, int64_t bytes, bool huge);
-  void freed(int64_t bytes);  // mutex_ is held; gives back all that is free when it has become too much
+  void take_freed(int64_t begin,
+                  int64_t bytes);  // mutex_ is held; of the pool: it is in use again; throws std::bad_alloc
+  void freed(int64_t bytes);       // mutex_ is held; gives back all that is free when it has become too much
+  void give_back();                // mutex_ is held; all that is free
   std::byte* slot(int32_t index) const { return slots_.data() + index * slot_bytes_; }
   float* row(int64_t index) const { return reinterpret_cast<float*>(pool_.data()) + index * dim_; }
   static size_t at(int32_t index) { return static_cast<size_t>(index); }
@@ -107,7 +116,11 @@ class WeightArena {
   ReservedMemory pool_;
   std::vector<bool> taken_;            // [slots]
   std::map<int64_t, int64_t> tables_;  // begin -> bytes of each table in the pool
-  int64_t freed_bytes_ = 0;            // since all that is free was given back: at most so much of it is resident
+  // What is free and may be resident: the rest of what is free was given back, or never used.
+  std::map<int64_t, int64_t> freed_tables_;           // begin -> bytes, in the pool
+  std::vector<bool> freed_slots_;                     // [slots]
+  int64_t freed_bytes_ = 0;                           // of both
+  std::chrono::steady_clock::time_point freed_at_{};  // when the last of it was freed
 
   // [slots]. An entry is written under mutex_ by the thread that takes the slot, and read without it by whoever holds
   // the slot: never at the same time, as long as they learn of the slot from that thread, in the usual way.

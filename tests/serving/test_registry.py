@@ -70,6 +70,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def test_content_may_lie_in_parts_and_is_written_piece_by_piece(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "CHUNK_BYTES", 7)
+    monkeypatch.setattr(storage, "_FLUSH_BYTES", 20)
     content = [b"header", b"", bytes(range(100)), b"x" * 7]
     manifest = Registry(url).publish_snapshot(draft(), {"weights.safetensors": [memoryview(part) for part in content]})
     whole = b"".join(content)
@@ -102,6 +103,54 @@ def test_what_is_published_is_announced_until_it_is_current(tmp_path: Path, monk
     second = registry.publish_snapshot(draft(), {"weights.safetensors": b"two"})
     assert seen == [second.version]
     assert not announcement.exists()
+
+
+def test_a_version_is_seen_once_the_disk_has_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the system calls: what a power cut in between would leave is not complete, or not seen."""
+    registry = Registry(tmp_path)
+    registry.publish_snapshot(draft(), {"weights.safetensors": b"one"})
+    fsync, rename, replace = os.fsync, Path.rename, Path.replace
+    done: list[tuple[str, str]] = []
+
+    def synced(descriptor: int) -> None:
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+        done.append(("sync", name))
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(("rename", target.name))
+        return rename(path, target)
+
+    def replaced(path: Path, target: Path) -> Path:
+        done.append(("replace", target.name))
+        return replace(path, target)
+
+    monkeypatch.setattr(storage, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(storage, "_FLUSH_BYTES", 250)
+    monkeypatch.setattr(storage.os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(Path, "replace", replaced)
+    version = registry.publish_snapshot(draft(), {"weights.safetensors": bytes(1000)}).version
+    seen, current = done.index(("rename", version)), done.index(("replace", "current"))
+    files = {name for what, name in done[:seen] if what == "sync"}
+    assert files > {"weights.safetensors", "manifest.json", "manifest.sha256"}
+    assert any(name.startswith(storage.TEMP_PREFIX) for name in files), "the folder itself"
+    assert ("sync", "versions") in done[seen:current]
+    assert ("sync", "feed") in done[current:]
+
+
+def test_what_is_not_approved_is_not_published(url: str) -> None:
+    registry = Registry(url)
+    first = registry.publish_snapshot(draft(), {"weights.safetensors": b"one"}, approve=lambda: None)
+
+    def refuse() -> None:
+        assert registry.versions("feed") == [first.version]
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        registry.publish_snapshot(draft(), {"weights.safetensors": b"two"}, approve=refuse)
+    assert registry.versions("feed") == [registry.current("feed")] == [first.version]
+    assert check_registry(registry).faults == []
 
 
 @pytest.mark.parametrize("label", ["canary", "shadow"])

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <latch>
@@ -199,6 +200,48 @@ TEST(WeightArena, PagesStayForTheNextVersion) {
   EXPECT_TRUE(left(2 * kMiB));
   EXPECT_FALSE(left(kMiB)) << "too large to be kept";
   EXPECT_FALSE(left(0));
+}
+
+// Each version in the place of the one before the last, as a scenario's versions lie: what is taken again does not
+// count as kept, so that this may go on.
+TEST(WeightArena, PagesStayForEveryNextVersion) {
+  constexpr int64_t kRows = 100'000;
+  auto made = std::make_shared<WeightArena>(kSlotBytes, kDim,
+                                            ArenaBounds{.slots = 4, .pool_bytes = 64 * kMiB, .keep_bytes = 2 * kMiB});
+  std::array<WeightSlot, 2> versions{WeightSlot(made, kRows), WeightSlot(made, kRows)};
+  for (WeightSlot& version : versions) fill(version, 7);
+  for (size_t i = 0; i < 20; ++i) {
+    versions[i % 2] = {};
+    // Also in a part of what was kept, the rest of which stays for a later one.
+    versions[i % 2] = WeightSlot(made, kRows - static_cast<int64_t>(i % 3) * 160);
+    ASSERT_EQ(versions[i % 2].table()[1000], 7) << i;
+    ASSERT_EQ(versions[i % 2].packed()[0], std::byte(7)) << i;
+    fill(versions[i % 2], 7);
+  }
+}
+
+TEST(WeightArena, PagesThatNobodyTakesGoBack) {
+  if (!kPlainMemory) GTEST_SKIP() << "a sanitizer's notes are resident too";
+  constexpr int64_t kRows = 1'000'000;  // 12 MB
+  auto made = std::make_shared<WeightArena>(
+      kSlotBytes, kDim, ArenaBounds{.slots = 8, .pool_bytes = 128 * kMiB, .keep_bytes = 100 * kMiB});
+  WeightSlot stays(made, kRows);
+  fill(stays, 3);
+  const int64_t before = resident_bytes();
+  {
+    WeightSlot first(made, kRows);
+    WeightSlot second(made, 2 * kRows);
+    fill(first, 1);
+    fill(second, 2);
+  }
+  const auto freed = std::chrono::steady_clock::now();
+  made->trim(freed - std::chrono::hours(1));
+  EXPECT_GT(resident_bytes(), before + 30 * kMiB) << "freed later than that";
+  made->trim(freed);
+  EXPECT_LT(resident_bytes(), before + kMiB / 2);
+  EXPECT_TRUE(holds(stays, 3));
+  WeightSlot next(made, kRows);
+  EXPECT_EQ(next.table()[1000], 0);
 }
 
 TEST(WeightArena, SaysWhatIsExhausted) {
