@@ -212,9 +212,15 @@ TEST(WeightArena, PagesStayForEveryNextVersion) {
   for (WeightSlot& version : versions) fill(version, 7);
   for (size_t i = 0; i < 20; ++i) {
     versions[i % 2] = {};
-    // Also in a part of what was kept, the rest of which stays for a later one.
-    versions[i % 2] = WeightSlot(made, kRows - static_cast<int64_t>(i % 3) * 160);
-    ASSERT_EQ(versions[i % 2].table()[1000], 7) << i;
+    {  // also of others, in parts of it
+      WeightSlot part(made, kRows / 4);
+      WeightSlot another(made, kRows / 2);
+      ASSERT_EQ(part.table()[1000], 7) << i;
+      ASSERT_EQ(another.table()[1000], 7) << i;
+    }
+    versions[i % 2] = WeightSlot(made, kRows);
+    ASSERT_EQ(versions[i % 2].table().front(), 7) << i;
+    ASSERT_EQ(versions[i % 2].table().back(), 7) << i;
     ASSERT_EQ(versions[i % 2].packed()[0], std::byte(7)) << i;
     fill(versions[i % 2], 7);
   }
