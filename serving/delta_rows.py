@@ -53,8 +53,10 @@ def changed_rows(before: Tensor, after: Tensor) -> Tensor:
 def not_finite(weights: Tensor) -> int:
     """How many of them are NaN or Inf. float32, any shape."""
     # One of them makes the sum NaN or Inf, and summing is forty times faster than looking at each. A sum may also
-    # overflow.
-    if math.isfinite(float(weights.sum())):
+    # overflow. By numpy, on the calling thread alone: torch's threads would spin on cores that others need.
+    with np.errstate(all="ignore"):
+        total = float(weights.detach().numpy().sum())
+    if math.isfinite(total):
         return 0
     return int((~torch.isfinite(weights)).sum())
 

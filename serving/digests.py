@@ -16,6 +16,8 @@ _ALGORITHMS: dict[Algorithm, Callable[[], Any]] = {"xxh3": xxhash.xxh3_128, "sha
 _READ_BYTES = 256 << 10  # a piece that stays in a core's cache until its digest is made
 # Pieces whose SHA-256 may be behind.
 _PIECES_BEHIND = 4
+# A piece for whose SHA-256 no thread is worth its while.
+_SMALL_BYTES = 64 << 10
 
 
 def digest_of(content: bytes, algorithm: Algorithm) -> str:
@@ -59,9 +61,12 @@ class Digester:
         self._thread.shutdown()
 
     def update(self, piece: bytes | memoryview) -> None:
-        if len(self._behind) > _PIECES_BEHIND:
-            self._behind.popleft().result()
-        self._behind.append(self._thread.submit(self._sha256.update, piece))
+        if not self._behind and len(piece) <= _SMALL_BYTES:
+            self._sha256.update(piece)
+        else:
+            if len(self._behind) > _PIECES_BEHIND:
+                self._behind.popleft().result()
+            self._behind.append(self._thread.submit(self._sha256.update, piece))
         self._bytes += len(piece)
         self._xxh3.update(piece)
 
