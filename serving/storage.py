@@ -35,14 +35,13 @@ TRASH_PREFIX = ".trash-"
 STALE_SECONDS = 24 * 3600.0
 # Large enough to keep a disk busy while the next piece is on its way; a few of them are in memory at once.
 CHUNK_BYTES = 8 << 20
+# Of a large file, what is flushed at a time.
+_FLUSH_BYTES = 16 << 20
 # Files that the disk is asked for at once: what a version has, so that they share commits of the journal.
 _SYNCS = 3
 
 # Of a file: its bytes, its bytes in parts (what lies in several places is not copied together), or a file to copy.
 Content = bytes | Sequence[memoryview] | Path
-
-# Of a large file, what is flushed at a time.
-_FLUSH_BYTES = 16 << 20
 
 # Linux: asks the disk to begin with the dirty pages of a range, and waits for nothing; or until it has them, and for
 # those that it was asked for before. Best effort.

@@ -95,10 +95,10 @@ class WeightArena {
   // Of a large table, the last huge page is not full: of small pages, no more of it is resident than the table needs,
   // which is what a server reckons with when it takes a version in. mutex_ is held.
   void prefer_huge_end(int64_t begin, int64_t bytes, bool huge);
-  void take_freed(int64_t begin,
-                  int64_t bytes);  // mutex_ is held; of the pool: it is in use again; throws std::bad_alloc
-  void freed(int64_t bytes);       // mutex_ is held; gives back all that is free when it has become too much
-  void give_back();                // mutex_ is held; all that is free
+  // mutex_ is held in all three. A range of the pool is in use again; throws std::bad_alloc.
+  void take_freed(int64_t begin, int64_t bytes);
+  void freed(int64_t bytes);  // gives back all that is free when it has become too much
+  void give_back();           // all that is free
   std::byte* slot(int32_t index) const { return slots_.data() + index * slot_bytes_; }
   float* row(int64_t index) const { return reinterpret_cast<float*>(pool_.data()) + index * dim_; }
   static size_t at(int32_t index) { return static_cast<size_t>(index); }
